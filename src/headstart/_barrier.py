@@ -1,0 +1,502 @@
+"""The write barrier: what a side effect waits at until it is certain.
+
+Rules of this file:
+
+1. A barrier's own state leaves HELD once. Nothing else ever changes it.
+2. The *effective* state is kept up to date on every barrier, by one walk over its
+   descendants when a barrier settles; it is never computed by walking up. So a wait
+   looks at one object, and a tree may be as deep or wide as memory allows.
+3. All states change under `_lock`, which is held for the length of such a walk and
+   never across a callback, a wake-up or an await.
+4. `__del__` may run anywhere, even inside rule 3 in the same thread. It never waits
+   for the lock: it leaves its barrier in `_dropped`, which whoever has the lock empties.
+5. In doubt, deny: a dropped owner, a forked process, an exception on the way out.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import threading
+from collections import deque
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+
+from ._errors import UsageError, WriteDenied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+
+
+class BarrierState(enum.Enum):
+    """Where a barrier stands. `FLUSHED` and `DENIED` are final."""
+
+    HELD = "held"
+    FLUSHED = "flushed"
+    DENIED = "denied"
+
+
+HELD, FLUSHED, DENIED = BarrierState
+
+_lock = threading.Lock()
+_names = itertools.count(1)
+_process = 0  # counts forks: a barrier belongs to the process that made it
+_FORKED = "it belongs to the process that this one was forked from"
+
+
+def _after_fork_in_child() -> None:
+    global _process, _lock  # noqa: PLW0603 - the child has one thread and a stale lock
+    _process += 1
+    _lock = threading.Lock()
+    _dropped.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _Core:
+    """What a barrier is; `WriteBarrier` is the handle of whoever owns it."""
+
+    __slots__ = (
+        "children",
+        "denied_by",
+        "effective",
+        "name",
+        "on_first_wait",
+        "own",
+        "parents",
+        "pending",
+        "process",
+        "reason",
+        "waiters",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.own = HELD
+        self.effective = HELD
+        self.reason = ""  # of its own denial
+        self.denied_by: _Core | None = None  # the origin of an effective denial
+        self.parents: tuple[_Core, ...] = ()
+        self.pending = 1  # itself, and its parents that are not effectively flushed
+        self.children: set[_Core] = set()  # those that are effectively held
+        self.waiters: set[_Waiter] = set()
+        self.on_first_wait: Callable[[], None] | None = None
+        self.process = _process
+
+    def state(self) -> BarrierState:
+        return self.effective if self.process == _process else DENIED
+
+    def add_parent(self, parent: _Core) -> list[_Waiter]:
+        """One more condition (lock held). Returns whom to wake."""
+        if parent in self.parents:
+            return []
+        self.parents = (*self.parents, parent)
+        if parent.effective is DENIED and parent.denied_by is not None:
+            return _spread_denial(self, parent.denied_by)
+        if parent.effective is HELD and self.effective is HELD:
+            self.pending += 1
+            parent.children.add(self)
+        return []
+
+    def has_ancestor(self, sought: _Core) -> bool:
+        seen: set[_Core] = set()
+        stack = [self]
+        while stack:
+            core = stack.pop()
+            if core is sought:
+                return True
+            if core not in seen:
+                seen.add(core)
+                stack.extend(core.parents)
+        return False
+
+    def settle(self, state: BarrierState, reason: str) -> list[_Waiter] | None:
+        """Settle its own state (lock held). `None` when it was settled before."""
+        if self.own is not HELD:
+            return None
+        self.own = state
+        self.reason = reason
+        if self.effective is DENIED:
+            return []
+        return _spread_denial(self, self) if state is DENIED else _spread_flush(self)
+
+    def error(self) -> WriteDenied:
+        origin = self.denied_by or self
+        reason = origin.reason if self.process == _process else _FORKED
+        message = f"The write barrier {origin.name!r} was denied: {reason}."
+        denial = WriteDenied(
+            message, barrier=origin.name, denied_by=origin.name, reason=reason
+        )
+        if origin is self:
+            return denial
+        further = WriteDenied(
+            f"The write barrier {self.name!r} was denied with its ancestor "
+            f"{origin.name!r}: {reason}.",
+            barrier=self.name,
+            denied_by=origin.name,
+            reason=reason,
+        )
+        further.__cause__ = denial
+        return further
+
+
+def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
+    woken: list[_Waiter] = []
+    stack = [first]
+    while stack:
+        core = stack.pop()
+        if core.effective is DENIED:
+            continue
+        core.effective = DENIED
+        core.denied_by = origin
+        woken.extend(core.waiters)
+        core.waiters = set()
+        stack.extend(core.children)
+        core.children = set()
+    return woken
+
+
+def _spread_flush(first: _Core) -> list[_Waiter]:
+    woken: list[_Waiter] = []
+    stack = [first]
+    while stack:
+        core = stack.pop()
+        core.pending -= 1
+        if core.pending or core.effective is not HELD:
+            continue
+        core.effective = FLUSHED
+        woken.extend(core.waiters)
+        core.waiters = set()
+        stack.extend(core.children)
+        core.children = set()
+    return woken
+
+
+class _TaskWaiter:
+    """A task that waits; woken from any thread and any event loop."""
+
+    __slots__ = ("event", "thread", "token")
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.thread = threading.get_ident()
+        self.token = anyio.lowlevel.current_token()
+
+    def wake(self, *, anywhere: bool = False) -> None:
+        if not anywhere and threading.get_ident() == self.thread:
+            try:
+                self.event.set()
+            except RuntimeError:  # this thread now runs another event loop
+                pass
+            else:
+                return
+        loop: Any = self.token.native_token
+        call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        try:
+            call_soon(self.event.set)
+        except RuntimeError:  # its event loop has ended, and the task with it
+            return
+
+
+class _ThreadWaiter:
+    """A thread that waits."""
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def wake(self, *, anywhere: bool = False) -> None:  # noqa: ARG002
+        self.event.set()
+
+
+_Waiter = _TaskWaiter | _ThreadWaiter
+_dropped: deque[_Core] = deque()
+
+
+def _deny_dropped() -> None:
+    while _dropped and _lock.acquire(blocking=False):
+        woken: list[_Waiter] | None = None
+        try:
+            if _dropped:
+                woken = _dropped.popleft().settle(DENIED, "its owner dropped it")
+        finally:
+            _lock.release()
+        for waiter in woken or ():
+            waiter.wake(anywhere=True)
+
+
+def _settle(core: _Core, state: BarrierState, reason: str) -> bool:
+    if core.process != _process:
+        return False
+    with _lock:
+        woken = core.settle(state, reason)
+    for waiter in woken or ():
+        waiter.wake()
+    if _dropped:
+        _deny_dropped()
+    return woken is not None
+
+
+def _enter(core: _Core, waiter: _Waiter) -> BarrierState:
+    """Register `waiter` if the barrier is held. Returns the effective state."""
+    if core.process != _process:
+        return DENIED
+    with _lock:
+        state = core.effective
+        if state is HELD:
+            core.waiters.add(waiter)
+            first_wait, core.on_first_wait = core.on_first_wait, None
+        else:
+            first_wait = None
+    if _dropped:
+        _deny_dropped()
+    if first_wait is not None:
+        first_wait()
+    return state
+
+
+def _leave(core: _Core, waiter: _Waiter) -> None:
+    with _lock:
+        core.waiters.discard(waiter)
+    if _dropped:
+        _deny_dropped()
+
+
+async def _wait(core: _Core) -> None:
+    state = core.state()
+    if state is HELD:
+        waiter = _TaskWaiter()
+        if _enter(core, waiter) is HELD:
+            try:
+                await waiter.event.wait()
+            finally:
+                _leave(core, waiter)
+    elif state is FLUSHED:
+        await anyio.lowlevel.checkpoint()
+    if core.state() is not FLUSHED:
+        raise core.error()
+
+
+class WriteBarrier:
+    """A point that side effects wait at until they are confirmed or refused.
+
+    A barrier is held until the first `flush` or `deny`, from any task or thread, settles
+    it for good. With parents, it is only open when they are open as well, and denied
+    as soon as one of them is denied. Parents are its conditions: the turn that it
+    belongs to, a guardrail, a person's approval.
+
+    ```python
+    with WriteBarrier(name="refund") as barrier:
+        ...  # elsewhere: await barrier.wait(), then the effect
+        barrier.flush()
+    ```
+
+    It fails closed: as a context manager it denies on the way out when it is still
+    held, and so does the loss of the last reference to the object (those who wait do
+    not count) and a fork of the process, for the child. A child does not keep its
+    parent's owner alive: keep the parent as long as somebody may flush it.
+
+    Not to be used from signal handlers.
+
+    Args:
+        *parents: Barriers that must be open before this one opens.
+        name: What it is called in errors and events; a number where it is not given.
+    """
+
+    __slots__ = ("__weakref__", "_core")
+
+    def __init__(self, *parents: WriteBarrier, name: str | None = None) -> None:
+        if hasattr(self, "_core"):
+            msg = "A WriteBarrier is set up once; add conditions with require()."
+            raise UsageError(msg)
+        for parent in parents:
+            _check_is_barrier(parent)
+        self._core = _Core(name or f"barrier-{next(_names)}")
+        if parents:
+            self.require(*parents)
+
+    def __repr__(self) -> str:
+        return f"<WriteBarrier {self.name!r} {self.effective_state.value}>"
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors and events."""
+        return self._core.name
+
+    @property
+    def state(self) -> BarrierState:
+        """Its own state, whatever its ancestors say."""
+        core = self._core
+        return core.own if core.process == _process else DENIED
+
+    @property
+    def effective_state(self) -> BarrierState:
+        """Its state with its ancestors: what `wait` goes by."""
+        return self._core.state()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it, or the ancestor that denies it, was denied; `None` when not denied."""
+        core = self._core
+        if core.process != _process:
+            return _FORKED
+        origin = core if core.own is DENIED else core.denied_by
+        return origin.reason if origin is not None else None
+
+    def child(self, *, name: str | None = None) -> WriteBarrier:
+        """A new barrier that opens only after this one."""
+        return WriteBarrier(self, name=name)
+
+    def require(self, *parents: WriteBarrier) -> None:
+        """Add conditions: barriers that must be open before this one opens.
+
+        A barrier that is open already stays so, as its effects may have happened.
+
+        Raises:
+            UsageError: A condition depends on this barrier itself, so that it could
+                never open, or it is no barrier.
+        """
+        woken: list[_Waiter] = []
+        for parent in parents:
+            _check_is_barrier(parent)
+        with _lock:
+            if self._core.children or self in parents:
+                for parent in parents:
+                    if parent._core.has_ancestor(self._core):
+                        msg = (
+                            f"The write barrier {self.name!r} cannot wait for "
+                            f"{parent.name!r}, which waits for it: a cycle never opens."
+                        )
+                        raise UsageError(msg)
+            for parent in parents:
+                if parent._core.process != _process:
+                    parent._core.effective = DENIED
+                    parent._core.denied_by = parent._core
+                    parent._core.reason = _FORKED
+                woken.extend(self._core.add_parent(parent._core))
+        for waiter in woken:
+            waiter.wake()
+        if _dropped:
+            _deny_dropped()
+
+    def flush(self) -> bool:
+        """Confirm what waits here. Callable from any task or thread; never waits.
+
+        Effects go ahead once every ancestor is flushed too.
+
+        Returns:
+            True when this call settled the barrier, False when it was settled before.
+        """
+        return _settle(self._core, FLUSHED, "")
+
+    def deny(self, reason: str) -> bool:
+        """Refuse what waits here, and at every descendant. Never waits.
+
+        Args:
+            reason: Why, in a few words: it stands in `WriteDenied`.
+
+        Returns:
+            True when this call settled the barrier, False when it was settled before.
+        """
+        return _settle(self._core, DENIED, reason)
+
+    def wait(self) -> Coroutine[Any, Any, None]:
+        """Wait until this barrier and all its ancestors are flushed.
+
+        Cancelling the wait cancels the wait alone. An open barrier is still a
+        checkpoint. The coroutine does not keep the barrier alive.
+
+        Raises:
+            WriteDenied: This barrier or an ancestor was denied; at once, even when
+                others are still undecided.
+        """
+        return _wait(self._core)
+
+    def wait_blocking(self, timeout: float | None = None) -> None:
+        """Wait like `wait`, in a thread that runs no event loop.
+
+        Args:
+            timeout: Seconds to wait at most; `None` waits as long as it takes.
+
+        Raises:
+            WriteDenied: This barrier or an ancestor was denied.
+            TimeoutError: Neither happened in time; the barrier is as it was.
+            UsageError: It would block an event loop.
+        """
+        core = self._core
+        if core.state() is HELD:
+            _refuse_in_event_loop()
+            waiter = _ThreadWaiter()
+            if _enter(core, waiter) is HELD:
+                try:
+                    settled = waiter.event.wait(timeout)
+                finally:
+                    _leave(core, waiter)
+                if not settled and core.state() is HELD:
+                    msg = f"The write barrier {self.name!r} is still held."
+                    raise TimeoutError(msg)
+        if core.state() is not FLUSHED:
+            raise core.error()
+
+    def on_first_wait(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, once, when somebody first has to wait here.
+
+        It is called in the task or thread that waits, before it waits.
+        """
+        self._core.on_first_wait = callback
+
+    def __enter__(self) -> WriteBarrier:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.deny("its scope was left" if kind is None else f"{kind.__name__} was raised")
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        msg = "A WriteBarrier cannot be copied or pickled: it has one owner."
+        raise TypeError(msg)
+
+    def __del__(self) -> None:
+        core = getattr(self, "_core", None)
+        if core is not None and core.own is HELD and core.process == _process:
+            _dropped.append(core)
+            _deny_dropped()
+
+
+def _check_is_barrier(value: object) -> None:
+    if not isinstance(value, WriteBarrier):
+        msg = f"A barrier's parent is a WriteBarrier, not {type(value).__name__}."
+        raise UsageError(msg)
+
+
+def _refuse_in_event_loop() -> None:
+    try:
+        anyio.lowlevel.current_token()
+    except RuntimeError:
+        return
+    msg = "wait_blocking() would block the event loop: await wait() there instead."
+    raise UsageError(msg)
+
+
+_current: ContextVar[WriteBarrier | None] = ContextVar("headstart_barrier", default=None)
+
+
+def current_barrier() -> WriteBarrier | None:
+    """The barrier of the tool call that is running here; `None` outside one.
+
+    It is a context variable: it reaches awaited code, tasks, `anyio.to_thread` and
+    `asyncio.to_thread`, but neither a plain `threading.Thread` nor an executor.
+    """
+    return _current.get()

@@ -1,0 +1,209 @@
+"""Tool calls, their results, and when two sets of arguments mean the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger("headstart")
+
+IGNORED_PREFIXES = ("debug_",)
+"""Top-level argument names that begin so never decide whether two calls match."""
+
+_NATIVE_INTEGER_DIGITS = 4000
+"""Longer integers are compared as text: CPython refuses to convert above 4,300."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asks for.
+
+    Attributes:
+        id: The model's identifier of this call, unique within its conversation.
+        name: The tool's name.
+        arguments: The arguments as the model wrote them: JSON text.
+    """
+
+    id: str
+    name: str
+    arguments: str = field(default="{}", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the model is shown of a call that ended.
+
+    Two results are equal when the model would see the same.
+
+    Attributes:
+        content: The text of the tool message.
+        is_error: Whether the tool failed, and `content` says how.
+    """
+
+    content: str = field(repr=False)
+    is_error: bool = False
+
+    @classmethod
+    def from_value(cls, value: object) -> ToolResult:
+        """Render what a tool returned: text as it is, anything else as JSON.
+
+        Raises:
+            ValueError: The value cannot be rendered (it refers to itself, say).
+        """
+        if isinstance(value, ToolResult):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        try:
+            rendered = to_json(value, inf_nan_mode="constants").decode()
+        except RecursionError as error:
+            msg = "The value is nested too deeply to be rendered as JSON."
+            raise ValueError(msg) from error
+        return cls(rendered)
+
+    @classmethod
+    def from_error(cls, error: BaseException) -> ToolResult:
+        """Render what a tool raised, as the model is told of it."""
+        return cls(f"{type(error).__name__}: {error}", is_error=True)
+
+
+class _NotCanonicalError(ValueError):
+    pass
+
+
+class _HugeInteger:
+    __slots__ = ("digits",)
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+
+def _parse_integer(text: str) -> object:
+    if len(text) <= _NATIVE_INTEGER_DIGITS:
+        return int(text)
+    return _HugeInteger(text)
+
+
+def _parse_float(text: str) -> object:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _NotCanonicalError
+    if value.is_integer() and not (value == 0 and text.startswith("-")):
+        exact = Decimal(text)
+        if exact == exact.to_integral_value():
+            return int(exact)
+    return value
+
+
+def _refuse_constant(_: str) -> object:
+    raise _NotCanonicalError
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant
+)
+
+
+def decode_arguments(text: str) -> dict[str, Any] | None:
+    """Read an argument text as the JSON object that it means, or `None`.
+
+    An empty text means `{}`. Numbers are read so that equal ones are equal: `1.0` is
+    read as the integer 1, and integers keep every digit. NaN, Infinity, numbers beyond
+    a double's range, and anything that is not a JSON object mean nothing.
+    """
+    if not text or text.isspace():
+        return {}
+    try:
+        decoded = _DECODER.decode(text.strip(" \t\n\r"))
+    except (ValueError, RecursionError):
+        return None
+    return decoded if type(decoded) is dict else None
+
+
+def canonical_arguments(
+    text: str, *, ignored_prefixes: Sequence[str] = IGNORED_PREFIXES
+) -> str | None:
+    """Write the meaning of an argument text in one canonical form.
+
+    Two argument texts mean the same if and only if their canonical forms are equal: key
+    order and white space do not matter, `1` equals `1.0`, `true` is never `1`, and
+    integers are compared exactly at any size. `0.0` and `-0.0` differ, as do strings
+    of different Unicode normal forms: in doubt two calls are different calls.
+
+    Args:
+        text: The arguments as JSON text.
+        ignored_prefixes: Top-level keys that begin with one of these, and are longer,
+            are left out.
+
+    Returns:
+        The canonical text, or `None` where `text` means nothing (see
+        `decode_arguments`), which is logged at warning level, without the text.
+    """
+    decoded = decode_arguments(text)
+    if decoded is None:
+        logger.warning(
+            "Arguments of %d characters are not a JSON object of finite numbers, "
+            "so they match nothing.",
+            len(text),
+        )
+        return None
+    prefixes = tuple(ignored_prefixes)
+    if prefixes:
+        decoded = {
+            key: value
+            for key, value in decoded.items()
+            if not key.startswith(prefixes) or key in prefixes
+        }
+    huge: list[str] = []
+
+    def write_huge(value: object) -> str:
+        if not isinstance(value, _HugeInteger):  # pragma: no cover
+            raise TypeError
+        huge.append(value.digits)
+        return f"\0{value.digits}"
+
+    try:
+        written = json.dumps(
+            decoded, sort_keys=True, separators=(",", ":"), default=write_huge
+        )
+    except RecursionError:
+        return None
+    return f"{written}#{len(huge)}" if huge else written
+
+
+def same_value(left: object, right: object) -> bool:
+    """Compare two validated values type by type: `1`, `1.0` and `True` all differ.
+
+    Values of models and dataclasses are compared by their own equality, after their
+    types. Whatever raises while it is compared is not equal, and neither is NaN.
+    """
+    if type(left) is not type(right):
+        return False
+    try:
+        if isinstance(left, dict) and isinstance(right, dict):
+            return _same_dicts(left, right)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+            return _same_sequences(left, right)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(left, float) and left == 0 == right:
+            return str(left) == str(right)
+        return bool(left == right)
+    except Exception:  # noqa: BLE001 - a foreign __eq__ may raise anything
+        return False
+
+
+def _same_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    return left.keys() == right.keys() and all(
+        same_value(value, right[key]) for key, value in left.items()
+    )
+
+
+def _same_sequences(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    return len(left) == len(right) and all(map(same_value, left, right))

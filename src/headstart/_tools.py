@@ -1,0 +1,545 @@
+"""Tools: functions that a model may call, with what they touch declared."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import string
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    TypeAlias,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from typing_extensions import TypeVar
+
+from ._barrier import BarrierState
+from ._calls import (
+    IGNORED_PREFIXES,
+    ToolCall,
+    ToolResult,
+    canonical_arguments,
+    decode_arguments,
+    same_value,
+)
+from ._errors import ToolDefinitionError
+
+if TYPE_CHECKING:
+    from ._barrier import WriteBarrier
+
+Deps = TypeVar("Deps", default=Any)
+
+
+class Effect(enum.Enum):
+    """What running a tool does to the world, as its author declares it."""
+
+    READ = "read"
+    """Changes nothing: it may run early and be thrown away."""
+    GATED = "gated"
+    """Awaits its barrier before each side effect: it may run early, up to there."""
+    UNSAFE = "unsafe"
+    """Anything else: it never runs early."""
+
+    @classmethod
+    def parse(cls, value: Effect | str, *, tool: str) -> Effect:
+        """Take an effect, or its name in any case.
+
+        Raises:
+            ToolDefinitionError: There is no such effect.
+        """
+        if isinstance(value, Effect):
+            return value
+        try:
+            return cls(value.lower())
+        except (ValueError, AttributeError):
+            msg = (
+                f"The tool {tool!r} declares the effect {value!r}; it is one of "
+                f"{', '.join(effect.name for effect in cls)}."
+            )
+            raise ToolDefinitionError(msg, tool=tool) from None
+
+
+ResourceKeys: TypeAlias = frozenset[str]
+"""What a call touches. `"incident"` covers `"incident:7"`, and `""` covers all."""
+
+EVERYTHING: ResourceKeys = frozenset({""})
+NOTHING: ResourceKeys = frozenset()
+
+
+def overlaps(left: ResourceKeys, right: ResourceKeys) -> bool:
+    """Whether two sets of resource keys have anything in common."""
+    return any(_covers(a, b) or _covers(b, a) for a in left for b in right)
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    return not wide or wide == narrow or narrow.startswith(wide + ":")
+
+
+class ToolContext(Generic[Deps]):
+    """What a running call knows of itself: a tool's first parameter, if it asks.
+
+    Attributes:
+        deps: The caller's own: identity, database, clients.
+        call: The call, with the model's identifier once that is known.
+        barrier: What a `GATED` tool awaits before each side effect.
+    """
+
+    __slots__ = ("_on_early_result", "barrier", "call", "deps")
+
+    def __init__(
+        self,
+        *,
+        deps: Deps,
+        call: ToolCall,
+        barrier: WriteBarrier,
+        on_early_result: Callable[[ToolResult], None] | None = None,
+    ) -> None:
+        self.deps = deps
+        self.call = call
+        self.barrier = barrier
+        self._on_early_result = on_early_result
+
+    @property
+    def speculative(self) -> bool:
+        """Whether the call is not confirmed (yet): its barrier is not open."""
+        return self.barrier.effective_state is not BarrierState.FLUSHED
+
+    def early_result(self, value: object) -> None:
+        """State the result before it is there, so that the model can go on with it.
+
+        Call it when the result is certain but for the effect itself, such as before
+        `await ctx.barrier.wait()`. It is checked: when the tool then returns something
+        that the model would see otherwise, what was built on it is thrown away. From a
+        sync tool it may be called in the tool's own thread.
+
+        Raises:
+            ValueError: The value cannot be rendered as a result.
+        """
+        result = ToolResult.from_value(value)
+        if self._on_early_result is None:
+            return
+        if _thread_run.active:
+            anyio.from_thread.run_sync(self._on_early_result, result)
+        else:
+            self._on_early_result(result)
+
+
+class _ThreadFlag(threading.local):
+    active = False
+
+
+_thread_run = _ThreadFlag()
+_limiters: anyio.lowlevel.RunVar[dict[bool, anyio.CapacityLimiter]]
+_limiters = anyio.lowlevel.RunVar("headstart_limiters")
+_disowned = 0
+_disowned_lock = threading.Lock()
+
+THREADS = 40
+"""Threads for sync tools an event loop: as many for launched calls as for real ones."""
+
+
+def disowned_threads() -> int:
+    """How many threads still run a sync tool whose call was cancelled.
+
+    A thread cannot be killed. It is let go, and its held effects are denied.
+    """
+    return _disowned
+
+
+def _limiter(*, speculative: bool) -> anyio.CapacityLimiter:
+    try:
+        limiters = _limiters.get()
+    except LookupError:
+        limiters = {kind: anyio.CapacityLimiter(THREADS) for kind in (False, True)}
+        _limiters.set(limiters)
+    return limiters[speculative]
+
+
+class _ThreadCall:
+    """One run of a sync function in a thread, which may be let go."""
+
+    __slots__ = ("ended", "function", "let_go", "started")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.started = self.ended = self.let_go = False
+
+    def __call__(self) -> Any:
+        global _disowned  # noqa: PLW0603 - a count of the process's threads
+        with _disowned_lock:
+            if self.let_go:
+                return None
+            self.started = True
+        _thread_run.active = True
+        try:
+            return self.function()
+        finally:
+            _thread_run.active = False
+            with _disowned_lock:
+                self.ended = True
+                if self.let_go:
+                    _disowned -= 1
+
+    def abandon(self) -> None:
+        global _disowned  # noqa: PLW0603
+        with _disowned_lock:
+            self.let_go = True
+            if self.started and not self.ended:
+                _disowned += 1
+
+
+async def _run_in_thread(function: Callable[[], Any], *, speculative: bool) -> Any:
+    call = _ThreadCall(function)
+    try:
+        return await anyio.to_thread.run_sync(
+            call, abandon_on_cancel=True, limiter=_limiter(speculative=speculative)
+        )
+    except anyio.get_cancelled_exc_class():
+        call.abandon()
+        raise
+
+
+class InvalidArgumentsError(ValueError):
+    """What a model wrote as arguments does not fit the tool. Becomes its result."""
+
+
+class Tool:
+    """A function that a model may call.
+
+    Made by `tool`. Constructed directly with `parameters`, a JSON schema from
+    elsewhere, the function takes one dict of the decoded arguments instead (after the
+    context, if it asks for it), and arguments are compared as JSON.
+
+    A `Tool` is called like its function, which makes it easy to test.
+
+    Attributes:
+        name: What the model calls it.
+        description: What the model is told of it.
+        parameters: The JSON schema of its arguments.
+        effect: What it does to the world.
+        deterministic: Equal calls may share one result.
+        egress: Its arguments leave the system, so it is not launched on a guess.
+        approval: Somebody has to approve each real call.
+        max_age: Seconds that an early read stays usable; `None` for no limit.
+        max_concurrency: No call is launched early beyond so many running ones.
+        cost_usd: What one call costs, in US dollars.
+        ignore_arguments: Top-level argument names that begin with one of these never
+            decide whether two calls match.
+        timeout: Seconds that a real call may take, or `None`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        effect: Effect | str = Effect.UNSAFE,
+        reads: Sequence[str] | None = None,
+        writes: Sequence[str] | None = None,
+        deterministic: bool = False,
+        egress: bool = False,
+        approval: bool = False,
+        max_age: float | None = 30.0,
+        max_concurrency: int | None = None,
+        cost_usd: float = 0.0,
+        ignore_arguments: Sequence[str] = IGNORED_PREFIXES,
+        timeout: float | None = None,
+    ) -> None:
+        self.name = name or getattr(function, "__name__", "")
+        if not self.name or self.name == "<lambda>":
+            msg = "A tool without a function name needs one: pass name=..."
+            raise ToolDefinitionError(msg, tool=self.name)
+        self.function = function
+        self.description = description or inspect.getdoc(function) or ""
+        self.effect = Effect.parse(effect, tool=self.name)
+        self.deterministic = deterministic
+        self.egress = egress
+        self.approval = approval
+        self.max_age = max_age
+        self.max_concurrency = max_concurrency
+        self.cost_usd = cost_usd
+        self.ignore_arguments = _as_strings(ignore_arguments, "ignore_arguments", self)
+        self.timeout = timeout
+        self.is_async = inspect.iscoroutinefunction(function) or (
+            inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        )
+        self._takes_context, fields = _read_signature(function, self.name)
+        if parameters is None:
+            self._model: type[BaseModel] | None = _arguments_model(self.name, fields)
+            self.parameters = self._model.model_json_schema()
+        else:
+            self._model = None
+            self.parameters = parameters
+        names = None if self._model is None else set(self._model.model_fields)
+        self._reads = _read_templates(reads, "reads", self, names)
+        self._writes = _read_templates(writes, "writes", self, names)
+        if self.effect is Effect.READ and self._writes:
+            msg = f"The tool {self.name!r} is READ and declares writes: one is wrong."
+            raise ToolDefinitionError(msg, tool=self.name)
+
+    def __repr__(self) -> str:
+        return f"<Tool {self.name!r} {self.effect.name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def launchable(self) -> bool:
+        """Whether its effect allows it to be launched before it is certain."""
+        return self.effect is not Effect.UNSAFE
+
+    def validate(self, arguments: str) -> dict[str, Any]:
+        """Read an argument text into what the function is called with.
+
+        Every call returns new objects.
+
+        Raises:
+            InvalidArgumentsError: It is no JSON object, or does not fit the parameters.
+        """
+        if self._model is None:
+            decoded = decode_arguments(arguments)
+            if decoded is None:
+                msg = "The arguments are not a JSON object."
+                raise InvalidArgumentsError(msg)
+            return decoded
+        text = arguments if arguments and not arguments.isspace() else "{}"
+        try:
+            model = self._model.model_validate_json(text)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, detail['loc'])) or 'arguments'}: {detail['msg']}"
+                for detail in error.errors(include_url=False, include_input=False)
+            )
+            raise InvalidArgumentsError(problems) from None
+        return {field: getattr(model, field) for field in self._model.model_fields}
+
+    def fingerprint(self, arguments: str) -> ArgumentsFingerprint | None:
+        """What two argument texts are compared by; `None` matches nothing."""
+        canonical = canonical_arguments(
+            arguments, ignored_prefixes=self.ignore_arguments
+        )
+        if canonical is None:
+            return None
+        if self._model is None:
+            return ArgumentsFingerprint(canonical, None)
+        try:
+            validated = self.validate(arguments)
+        except InvalidArgumentsError:
+            return None
+        prefixes = self.ignore_arguments
+        kept = {
+            name: value
+            for name, value in validated.items()
+            if name in prefixes or not name.startswith(prefixes)
+        }
+        return ArgumentsFingerprint(canonical, kept)
+
+    def read_keys(self, arguments: dict[str, Any]) -> ResourceKeys:
+        """The resources that a call reads, or depends on before its effect."""
+        return _render_keys(self._reads, arguments)
+
+    def write_keys(self, arguments: dict[str, Any]) -> ResourceKeys:
+        """The resources that a call changes."""
+        if self.effect is Effect.READ:
+            return NOTHING
+        return _render_keys(self._writes, arguments)
+
+    def invoke(
+        self, context: ToolContext[Any], arguments: dict[str, Any]
+    ) -> Awaitable[Any]:
+        """Run the function: in this task if it is async, in a thread if it is not.
+
+        Cancelling cancels an async function. A thread is let go (see
+        `disowned_threads`), and the caller returns at once.
+        """
+        args = (context,) if self._takes_context else ()
+        if self._model is None:
+            bound = partial(self.function, *args, arguments)
+        else:
+            bound = partial(self.function, *args, **arguments)
+        if self.is_async:
+            return bound()
+        return _run_in_thread(bound, speculative=context.speculative)
+
+
+class ArgumentsFingerprint:
+    """The meaning of the arguments of one call, for comparison with another's.
+
+    `canonical` is the JSON form; `validated` the values by a tool's own schema, which
+    decide where they are known.
+    """
+
+    __slots__ = ("canonical", "validated")
+
+    def __init__(self, canonical: str, validated: dict[str, Any] | None) -> None:
+        self.canonical = canonical
+        self.validated = validated
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ArgumentsFingerprint):
+            return NotImplemented
+        if self.validated is None or other.validated is None:
+            return self.canonical == other.canonical
+        return same_value(self.validated, other.validated)
+
+    __hash__ = None  # type: ignore[assignment] # validated values need not hash
+
+
+def _read_signature(
+    function: Callable[..., Any], name: str
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the first parameter is a context, and the others as model fields."""
+    try:
+        signature = inspect.signature(function)
+        target = function if inspect.isroutine(function) else type(function).__call__
+        hints = get_type_hints(
+            function.func if isinstance(function, partial) else target,
+            include_extras=True,
+        )
+    except (TypeError, ValueError, NameError) as error:
+        msg = f"The signature of the tool {name!r} cannot be read: {error}"
+        raise ToolDefinitionError(msg, tool=name) from error
+    takes_context = False
+    fields: dict[str, Any] = {}
+    for position, parameter in enumerate(signature.parameters.values()):
+        hint = hints.get(parameter.name, parameter.empty)
+        if position == 0 and (hint is ToolContext or get_origin(hint) is ToolContext):
+            takes_context = True
+            continue
+        if parameter.kind not in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
+            msg = (
+                f"The parameter {parameter.name!r} of the tool {name!r} has no name "
+                "that a model could give it: use plain named parameters."
+            )
+            raise ToolDefinitionError(msg, tool=name)
+        if ToolContext in (hint, get_origin(hint), *map(get_origin, get_args(hint))):
+            msg = f"The context is the first parameter of the tool {name!r}, or none."
+            raise ToolDefinitionError(msg, tool=name)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hint, default)
+    return takes_context, fields
+
+
+def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    for field, (hint, _) in fields.items():
+        if hint is inspect.Parameter.empty:
+            msg = f"The parameter {field!r} of the tool {name!r} has no type: add one."
+            raise ToolDefinitionError(msg, tool=name)
+    try:
+        return create_model(
+            name, __config__=ConfigDict(protected_namespaces=()), **fields
+        )
+    except (PydanticUserError, NameError, TypeError, ValueError) as error:
+        msg = f"The parameters of the tool {name!r} have no JSON schema: {error}"
+        raise ToolDefinitionError(msg, tool=name) from error
+
+
+def _as_strings(value: Sequence[str], option: str, tool: Tool) -> tuple[str, ...]:
+    if isinstance(value, str):
+        msg = f"The option {option!r} of the tool {tool.name!r} is a list of strings."
+        raise ToolDefinitionError(msg, tool=tool.name)
+    return tuple(value)
+
+
+def _read_templates(
+    templates: Sequence[str] | None, option: str, tool: Tool, known: set[str] | None
+) -> tuple[str, ...] | None:
+    if templates is None:
+        return None
+    templates = _as_strings(templates, option, tool)
+    for template in templates:
+        try:
+            names = [part[1] for part in string.Formatter().parse(template)]
+        except ValueError as error:
+            msg = f"The resource key {template!r} of the tool {tool.name!r}: {error}."
+            raise ToolDefinitionError(msg, tool=tool.name) from error
+        for name in names:
+            if name is not None and (
+                not name.isidentifier() or (known is not None and name not in known)
+            ):
+                msg = (
+                    f"The resource key {template!r} of the tool {tool.name!r} uses "
+                    f"{name!r}, which is none of its parameters."
+                )
+                raise ToolDefinitionError(msg, tool=tool.name)
+    return templates
+
+
+def _render_keys(
+    templates: tuple[str, ...] | None, arguments: dict[str, Any]
+) -> ResourceKeys:
+    if templates is None:
+        return EVERYTHING
+    keys: set[str] = set()
+    for template in templates:
+        names = {part[1] for part in string.Formatter().parse(template)} - {None}
+        if any(arguments.get(str(name)) is None for name in names):
+            return EVERYTHING
+        keys.add(template.format_map(arguments))
+    return frozenset(keys)
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect | str = Effect.UNSAFE,
+    reads: Sequence[str] | None = None,
+    writes: Sequence[str] | None = None,
+    deterministic: bool = False,
+    egress: bool = False,
+    approval: bool = False,
+    max_age: float | None = 30.0,
+    max_concurrency: int | None = None,
+    cost_usd: float = 0.0,
+    ignore_arguments: Sequence[str] = IGNORED_PREFIXES,
+    timeout: float | None = None,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None, /, **options: Any
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Make a function a tool. Without an effect it is `UNSAFE` and never runs early.
+
+    ```python
+    @tool(effect=Effect.READ, reads=["incident:{incident_id}"])
+    async def get_incident(ctx: ToolContext[Deps], incident_id: int) -> dict:
+        "The incident's title, severity and state."
+        return await ctx.deps.incidents.get(incident_id)
+    ```
+
+    The schema comes from the signature, by pydantic, and the description from the
+    docstring. An async function runs in the caller's task, any other in a thread. A
+    first parameter typed `ToolContext` receives the context and is not shown to the
+    model. `reads` and `writes` name resources by templates over the arguments; `a`
+    covers `a:b`. A tool that does not declare them touches everything. The other
+    options are the attributes of `Tool`.
+
+    Raises:
+        ToolDefinitionError: The function or an option cannot work; the message says
+            which and why.
+    """
+    if function is not None:
+        return Tool(function)
+    return lambda decorated: Tool(decorated, **options)

@@ -1,0 +1,106 @@
+"""What every predictor implements, and what it sees and proposes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .._errors import PredictorError
+
+if TYPE_CHECKING:
+    from .._calls import ToolCall, ToolResult
+    from .._messages import Message, ModelResponse
+    from .._tools import Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What a predictor may look at: everything known at this moment.
+
+    In the middle of a turn, `messages` ends with the assistant message that asks for
+    the calls, and the tool messages of those that have ended.
+
+    Attributes:
+        messages: The conversation so far.
+        tools: The agent's tools by name.
+        deps: The caller's own, as tools receive it.
+    """
+
+    messages: tuple[Message, ...] = field(repr=False)
+    tools: Mapping[str, Tool] = field(default_factory=dict[str, "Tool"], repr=False)
+    deps: Any = field(default=None, repr=False)
+
+    @property
+    def user_text(self) -> str:
+        """The text of the last user message; empty when there is none."""
+        for message in reversed(self.messages):
+            if message.role == "user":
+                return message.content
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A call that a predictor expects the model to ask for.
+
+    Attributes:
+        tool: The tool's name.
+        arguments: JSON text; a mapping is written as JSON.
+        probability: That the model will ask for exactly this call, from 0 to 1.
+        origin: Which predictor, and which part of it, proposes it: for reports.
+    """
+
+    tool: str
+    arguments: str | Mapping[str, Any] = field(default="{}", repr=False)
+    probability: float = 0.5
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.arguments, str):
+            try:
+                written = json.dumps(self.arguments)
+            except (TypeError, ValueError, RecursionError) as error:
+                msg = "A prediction's arguments are JSON text, or a mapping of JSON values."
+                raise PredictorError(msg, reason="arguments") from error
+            object.__setattr__(self, "arguments", written)
+        if not 0 <= self.probability <= 1:
+            msg = f"A probability is from 0 to 1, not {self.probability!r}."
+            raise PredictorError(msg, reason="probability")
+
+    @property
+    def arguments_text(self) -> str:
+        """The arguments as JSON text."""
+        return self.arguments  # type: ignore[return-value] # written in __post_init__
+
+
+class Predictor(Protocol):
+    """Proposes the calls that the model will ask for next.
+
+    `predict` is called whenever something new is known: a request goes to the model, a
+    call has ended, a response is complete. It is never waited for; it is cancelled when
+    its answer would be too late. What it raises becomes an event.
+    """
+
+    async def predict(self, conversation: Conversation, /) -> Iterable[Prediction]: ...
+
+
+@runtime_checkable
+class ResultPredictor(Protocol):
+    """A predictor that can also state the result of a call before it has ended.
+
+    A plain function that returns at once; `None` where it does not know. The statement
+    is always checked against the real result before anything built on it is used.
+    """
+
+    def predict_result(
+        self, call: ToolCall, conversation: Conversation, /
+    ) -> ToolResult | None: ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A predictor that learns. It is told of confirmed answers only, in order."""
+
+    def learn(self, conversation: Conversation, response: ModelResponse, /) -> None: ...
