@@ -83,7 +83,8 @@ class _Core:
         self.effective = HELD
         self.reason = ""  # of its own denial
         self.denied_by: _Core | None = None  # the origin of an effective denial
-        self.parents: tuple[_Core, ...] = ()
+        self.parents: list[_Core] = []  # those that were effectively held; none once
+        # it is not held itself, so that a long chain of turns does not stay in memory
         self.pending = 1  # itself, and its parents that are not effectively flushed
         self.children: set[_Core] = set()  # those that are effectively held
         self.waiters: set[_Waiter] = set()
@@ -95,19 +96,19 @@ class _Core:
 
     def add_parent(self, parent: _Core) -> list[_Waiter]:
         """One more condition (lock held). Returns whom to wake."""
-        if parent in self.parents:
+        if self.effective is not HELD:
             return []
-        self.parents = (*self.parents, parent)
         if parent.effective is DENIED and parent.denied_by is not None:
             return _spread_denial(self, parent.denied_by)
-        if parent.effective is HELD and self.effective is HELD:
+        if parent.effective is HELD and self not in parent.children:
+            self.parents.append(parent)
             self.pending += 1
             parent.children.add(self)
         return []
 
     def has_ancestor(self, sought: _Core) -> bool:
         seen: set[_Core] = set()
-        stack = [self]
+        stack: list[_Core] = [self]
         while stack:
             core = stack.pop()
             if core is sought:
@@ -156,6 +157,7 @@ def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
             continue
         core.effective = DENIED
         core.denied_by = origin
+        core.parents = []
         woken.extend(core.waiters)
         core.waiters = set()
         stack.extend(core.children)
@@ -172,6 +174,7 @@ def _spread_flush(first: _Core) -> list[_Waiter]:
         if core.pending or core.effective is not HELD:
             continue
         core.effective = FLUSHED
+        core.parents = []
         woken.extend(core.waiters)
         core.waiters = set()
         stack.extend(core.children)
@@ -179,20 +182,20 @@ def _spread_flush(first: _Core) -> list[_Waiter]:
     return woken
 
 
-class _TaskWaiter:
-    """A task that waits; woken from any thread and any event loop."""
+class _LoopWaiter:
+    """Calls a plain function in the event loop it was made in, from any thread."""
 
-    __slots__ = ("event", "thread", "token")
+    __slots__ = ("function", "thread", "token")
 
-    def __init__(self) -> None:
-        self.event = anyio.Event()
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
         self.thread = threading.get_ident()
         self.token = anyio.lowlevel.current_token()
 
     def wake(self, *, anywhere: bool = False) -> None:
         if not anywhere and threading.get_ident() == self.thread:
             try:
-                self.event.set()
+                self.function()
             except RuntimeError:  # this thread now runs another event loop
                 pass
             else:
@@ -200,24 +203,39 @@ class _TaskWaiter:
         loop: Any = self.token.native_token
         call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         try:
-            call_soon(self.event.set)
+            call_soon(self.function)
         except RuntimeError:  # its event loop has ended, and the task with it
             return
+
+
+blocked_threads: set[int] = set()
+"""Threads that stand in `wait_blocking`, by identifier: only a verdict moves them."""
 
 
 class _ThreadWaiter:
     """A thread that waits."""
 
-    __slots__ = ("event",)
+    __slots__ = ("event", "thread")
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self.thread = threading.get_ident()
 
-    def wake(self, *, anywhere: bool = False) -> None:  # noqa: ARG002
+    def wait(self, timeout: float | None) -> bool:
+        blocked_threads.add(self.thread)
+        if self.event.is_set():  # woken before it was in the set
+            blocked_threads.discard(self.thread)
+        try:
+            return self.event.wait(timeout)
+        finally:
+            blocked_threads.discard(self.thread)
+
+    def wake(self, *, anywhere: bool = False) -> None:
         self.event.set()
+        blocked_threads.discard(self.thread)
 
 
-_Waiter = _TaskWaiter | _ThreadWaiter
+_Waiter = _LoopWaiter | _ThreadWaiter
 _dropped: deque[_Core] = deque()
 
 
@@ -253,14 +271,15 @@ def _enter(core: _Core, waiter: _Waiter) -> BarrierState:
         state = core.effective
         if state is HELD:
             core.waiters.add(waiter)
-            first_wait, core.on_first_wait = core.on_first_wait, None
-        else:
-            first_wait = None
     if _dropped:
         _deny_dropped()
-    if first_wait is not None:
-        first_wait()
     return state
+
+
+def _announce_wait(core: _Core) -> None:
+    callback, core.on_first_wait = core.on_first_wait, None
+    if callback is not None:
+        callback()
 
 
 def _leave(core: _Core, waiter: _Waiter) -> None:
@@ -273,10 +292,12 @@ def _leave(core: _Core, waiter: _Waiter) -> None:
 async def _wait(core: _Core) -> None:
     state = core.state()
     if state is HELD:
-        waiter = _TaskWaiter()
+        settled = anyio.Event()
+        waiter = _LoopWaiter(settled.set)
         if _enter(core, waiter) is HELD:
             try:
-                await waiter.event.wait()
+                _announce_wait(core)
+                await settled.wait()
             finally:
                 _leave(core, waiter)
     elif state is FLUSHED:
@@ -437,7 +458,7 @@ class WriteBarrier:
             waiter = _ThreadWaiter()
             if _enter(core, waiter) is HELD:
                 try:
-                    settled = waiter.event.wait(timeout)
+                    settled = waiter.wait(timeout)
                 finally:
                     _leave(core, waiter)
                 if not settled and core.state() is HELD:
@@ -445,6 +466,15 @@ class WriteBarrier:
                     raise TimeoutError(msg)
         if core.state() is not FLUSHED:
             raise core.error()
+
+    def on_settled(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in this event loop once the barrier is open or denied.
+
+        It is called at once if that is so already, at once in the task that settles
+        the barrier if that runs in this thread, and soon otherwise. It must not wait.
+        """
+        if _enter(self._core, _LoopWaiter(callback)) is not HELD:
+            callback()
 
     def on_first_wait(self, callback: Callable[[], None]) -> None:
         """Call `callback`, once, when somebody first has to wait here.
@@ -491,6 +521,21 @@ def _refuse_in_event_loop() -> None:
 
 
 _current: ContextVar[WriteBarrier | None] = ContextVar("headstart_barrier", default=None)
+
+
+class running_in:  # noqa: N801 - reads as a statement, and is a class for its speed
+    """Make `barrier` the current one in a block."""
+
+    __slots__ = ("_barrier", "_token")
+
+    def __init__(self, barrier: WriteBarrier) -> None:
+        self._barrier = barrier
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._barrier)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def current_barrier() -> WriteBarrier | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field
-from decimal import Decimal
+from datetime import datetime, time
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger("headstart")
 
@@ -19,7 +21,8 @@ IGNORED_PREFIXES = ("debug_",)
 """Top-level argument names that begin so never decide whether two calls match."""
 
 _NATIVE_INTEGER_DIGITS = 4000
-"""Longer integers are compared as text: CPython refuses to convert above 4,300."""
+"""Longer integers are compared as text, and never become values: CPython refuses to
+convert above 4,300, and so does pydantic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ class _HugeInteger:
 def _parse_integer(text: str) -> object:
     if len(text) <= _NATIVE_INTEGER_DIGITS:
         return int(text)
+    raise _NotCanonicalError
+
+
+def _parse_integer_of_any_size(text: str) -> object:
+    if len(text) <= _NATIVE_INTEGER_DIGITS:
+        return int(text)
     return _HugeInteger(text)
 
 
@@ -97,7 +106,10 @@ def _parse_float(text: str) -> object:
     if value in (float("inf"), float("-inf")):
         raise _NotCanonicalError
     if value.is_integer() and not (value == 0 and text.startswith("-")):
-        exact = Decimal(text)
+        try:
+            exact = Decimal(text)
+        except InvalidOperation:  # an exponent of twenty digits
+            return value
         if exact == exact.to_integral_value():
             return int(exact)
     return value
@@ -110,6 +122,11 @@ def _refuse_constant(_: str) -> object:
 _DECODER = json.JSONDecoder(
     parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant
 )
+_COMPARING_DECODER = json.JSONDecoder(
+    parse_int=_parse_integer_of_any_size,
+    parse_float=_parse_float,
+    parse_constant=_refuse_constant,
+)
 
 
 def decode_arguments(text: str) -> dict[str, Any] | None:
@@ -117,12 +134,17 @@ def decode_arguments(text: str) -> dict[str, Any] | None:
 
     An empty text means `{}`. Numbers are read so that equal ones are equal: `1.0` is
     read as the integer 1, and integers keep every digit. NaN, Infinity, numbers beyond
-    a double's range, and anything that is not a JSON object mean nothing.
+    a double's range, integers of more than 4,000 digits, and anything that is not a
+    JSON object mean nothing.
     """
+    return _decode(text, _DECODER)
+
+
+def _decode(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
     if not text or text.isspace():
         return {}
     try:
-        decoded = _DECODER.decode(text.strip(" \t\n\r"))
+        decoded = decoder.decode(text.strip(" \t\n\r"))
     except (ValueError, RecursionError):
         return None
     return decoded if type(decoded) is dict else None
@@ -145,9 +167,10 @@ def canonical_arguments(
 
     Returns:
         The canonical text, or `None` where `text` means nothing (see
-        `decode_arguments`), which is logged at warning level, without the text.
+        `decode_arguments`; an integer may be longer here), which is logged at warning
+        level, without the text.
     """
-    decoded = decode_arguments(text)
+    decoded = _decode(text, _COMPARING_DECODER)
     if decoded is None:
         logger.warning(
             "Arguments of %d characters are not a JSON object of finite numbers, "
@@ -155,35 +178,40 @@ def canonical_arguments(
             len(text),
         )
         return None
-    prefixes = tuple(ignored_prefixes)
-    if prefixes:
-        decoded = {
-            key: value
-            for key, value in decoded.items()
-            if not key.startswith(prefixes) or key in prefixes
-        }
-    huge: list[str] = []
-
-    def write_huge(value: object) -> str:
-        if not isinstance(value, _HugeInteger):  # pragma: no cover
-            raise TypeError
-        huge.append(value.digits)
-        return f"\0{value.digits}"
-
+    kept = {
+        key: value
+        for key, value in decoded.items()
+        if not is_ignored(key, ignored_prefixes)
+    }
     try:
-        written = json.dumps(
-            decoded, sort_keys=True, separators=(",", ":"), default=write_huge
+        return json.dumps(
+            kept, sort_keys=True, separators=(",", ":"), default=_write_huge
         )
     except RecursionError:
+        logger.warning("Arguments nested too deeply match nothing.")
         return None
-    return f"{written}#{len(huge)}" if huge else written
+
+
+def is_ignored(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether an argument's name begins with one of `prefixes`, and is longer."""
+    return any(
+        len(name) > len(prefix) and name.startswith(prefix) for prefix in prefixes
+    )
+
+
+def _write_huge(value: object) -> list[object]:
+    # NaN cannot come from decoding, so no other value is written like this.
+    return [math.nan, value.digits if isinstance(value, _HugeInteger) else None]
 
 
 def same_value(left: object, right: object) -> bool:
     """Compare two validated values type by type: `1`, `1.0` and `True` all differ.
 
-    Values of models and dataclasses are compared by their own equality, after their
-    types. Whatever raises while it is compared is not equal, and neither is NaN.
+    Values that are equal but not alike differ too, since a tool may show the
+    difference: `0.0` and `-0.0`, `Decimal("1.0")` and `Decimal("1.00")`, the same
+    moment in two time zones. Values of models and dataclasses are compared by their own
+    equality, after their types. Whatever raises while it is compared is not equal, and
+    neither is NaN.
     """
     if type(left) is not type(right):
         return False
@@ -192,17 +220,23 @@ def same_value(left: object, right: object) -> bool:
             return _same_dicts(left, right)  # pyright: ignore[reportUnknownArgumentType]
         if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
             return _same_sequences(left, right)  # pyright: ignore[reportUnknownArgumentType]
-        if isinstance(left, float) and left == 0 == right:
-            return str(left) == str(right)
+        if isinstance(left, (set, frozenset)) and isinstance(right, (set, frozenset)):
+            return _typed(left) == _typed(right)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(left, (float, Decimal, datetime, time)):
+            return left == right and str(left) == str(right)
         return bool(left == right)
     except Exception:  # noqa: BLE001 - a foreign __eq__ may raise anything
         return False
 
 
 def _same_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
-    return left.keys() == right.keys() and all(
+    return _typed(left) == _typed(right) and all(
         same_value(value, right[key]) for key, value in left.items()
     )
+
+
+def _typed(values: Iterable[Any]) -> set[tuple[type, Any]]:
+    return {(type(value), value) for value in values}
 
 
 def _same_sequences(left: Sequence[Any], right: Sequence[Any]) -> bool:

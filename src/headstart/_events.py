@@ -8,6 +8,7 @@ session began, on its own clock.
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 from ._errors import TraceFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pydantic import TypeAdapter
+
+logger = logging.getLogger("headstart")
 
 SCHEMA_VERSION = 1
 """Raised when an event type changes so that older readers would misread it."""
@@ -278,6 +281,32 @@ class Sink(Protocol):
     """
 
     def emit(self, event: Event, /) -> None: ...
+
+
+class Recorder:
+    """Makes the events of one session, and gives them to its sink, if it has one."""
+
+    def __init__(
+        self, session: str, sink: Sink | None, clock: Callable[[], float]
+    ) -> None:
+        self.session = session
+        self._sink = sink
+        self._clock = clock
+        self._began_at = clock()
+
+    def emit(self, kind: type[Event], **fields: Any) -> None:
+        """Make an event that happens now."""
+        if self._sink is None:
+            return
+        at_s = self._clock() - self._began_at
+        try:
+            self._sink.emit(kind(session=self.session, at_s=at_s, **fields))
+        except Exception:
+            logger.exception(
+                "The event sink of session %r failed and is not called again.",
+                self.session,
+            )
+            self._sink = None
 
 
 class EventLog:

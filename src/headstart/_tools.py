@@ -34,6 +34,7 @@ from ._calls import (
     ToolResult,
     canonical_arguments,
     decode_arguments,
+    is_ignored,
     same_value,
 )
 from ._errors import ToolDefinitionError
@@ -130,11 +131,14 @@ class ToolContext(Generic[Deps]):
             ValueError: The value cannot be rendered as a result.
         """
         result = ToolResult.from_value(value)
-        if self._on_early_result is None:
-            return
         if _thread_run.active:
-            anyio.from_thread.run_sync(self._on_early_result, result)
+            anyio.from_thread.run_sync(self.receive_early_result, result)
         else:
+            self.receive_early_result(result)
+
+    def receive_early_result(self, result: ToolResult) -> None:
+        """Take a rendered early result, in the event loop's own thread."""
+        if self._on_early_result is not None:
             self._on_early_result(result)
 
 
@@ -342,11 +346,10 @@ class Tool:
             validated = self.validate(arguments)
         except InvalidArgumentsError:
             return None
-        prefixes = self.ignore_arguments
         kept = {
             name: value
             for name, value in validated.items()
-            if name in prefixes or not name.startswith(prefixes)
+            if not is_ignored(name, self.ignore_arguments)
         }
         return ArgumentsFingerprint(canonical, kept)
 

@@ -7,6 +7,8 @@ from ._predictor import (
     Predictor as Predictor,
     ResultPredictor as ResultPredictor,
 )
+from ._rule import Rule as Rule, rule as rule
+from ._rules import RulePredictor as RulePredictor
 
 __all__ = (
     "Conversation",
@@ -14,4 +16,7 @@ __all__ = (
     "Prediction",
     "Predictor",
     "ResultPredictor",
+    "Rule",
+    "RulePredictor",
+    "rule",
 )

@@ -1,0 +1,406 @@
+"""One predicted call, run ahead of the model's decision under a barrier of its own.
+
+Rules of this file:
+
+1. Whatever happens to the call is a step of `_lifecycle`; nothing else keeps a state.
+2. The barrier decides. Discarding is denying it; the task is cancelled *because* the
+   barrier was denied, whoever denied it (this object, an ancestor, the garbage
+   collector). Once it is flushed, `cancel` does nothing: a confirmed call is not lost.
+3. The task never raises into its task group, interrupts of the process aside.
+4. Cleaning up never relies on the task's own `finally`: a task that is cancelled
+   before its first step runs none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from ._barrier import BarrierState, WriteBarrier, running_in
+from ._calls import ToolCall, ToolResult
+from ._errors import SpeculationError, UsageError
+from ._lifecycle import Lifecycle, SpeculationInput, SpeculationState
+from ._tools import ArgumentsFingerprint, Tool, ToolContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+_spans = itertools.count(1)
+_UNUSABLE = frozenset({SpeculationState.DISCARDED, SpeculationState.CANCELLED})
+
+
+class ToolCallSpeculator:
+    """A predicted call that runs before the model has asked for it.
+
+    An async context manager that owns the call's task: entering launches the call,
+    leaving discards it (its barrier is denied and its task cancelled), unless it was
+    adopted. A call that was adopted and still runs is waited for; if that wait is
+    cancelled, so is the call.
+
+    ```python
+    async with ToolCallSpeculator(get_incident, '{"incident_id": 7}') as guess:
+        response = await ask_model(request)  # the tool already runs
+        if guess.matches(response.tool_calls[0]):
+            result = await guess.adopt()  # flush, then wait
+    ```
+
+    Args:
+        tool: A tool that is `READ` or `GATED`.
+        arguments: The predicted arguments as JSON text.
+        parent: A barrier that must be open before the call's own opens.
+        context: Where the call's `deps` come from, and its early result goes to.
+
+    Attributes:
+        tool: The tool.
+        arguments: The predicted arguments.
+        barrier: What the call's effects wait at.
+        span_id: Identifies this launch in events.
+        early_result: What the tool stated before it ended, if it did.
+
+    Raises:
+        UsageError: The tool is `UNSAFE`, or no tool at all.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_done",
+        "_error",
+        "_fingerprint",
+        "_lifecycle",
+        "_on_early_result",
+        "_on_end",
+        "_on_hold",
+        "_scope",
+        "_task_group",
+        "_validated",
+        "_value",
+        "arguments",
+        "barrier",
+        "confirmed_at",
+        "early_result",
+        "ended_at",
+        "held_at",
+        "span_id",
+        "started_at",
+        "tool",
+    )
+
+    def __init__(
+        self,
+        tool: Tool,
+        arguments: str,
+        *,
+        parent: WriteBarrier | None = None,
+        context: ToolContext[Any] | None = None,
+    ) -> None:
+        if not isinstance(tool, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"A speculated call needs a Tool, not {type(tool).__name__}: use @tool."
+            raise UsageError(msg)
+        if not tool.launchable:
+            msg = (
+                f"The tool {tool.name!r} is UNSAFE, so it never runs early. Declare "
+                "effect=READ or effect=GATED if that is what it is."
+            )
+            raise UsageError(msg)
+        self.tool = tool
+        self.arguments = arguments
+        self.span_id = f"call-{next(_spans)}"
+        self.barrier = WriteBarrier(*((parent,) if parent else ()), name=self.span_id)
+        self.barrier.on_first_wait(self._note_hold)
+        self.early_result: ToolResult | None = None
+        self.started_at = self.held_at = self.confirmed_at = self.ended_at = -1.0
+        self._fingerprint: ArgumentsFingerprint | None = tool.fingerprint(arguments)
+        self._lifecycle = Lifecycle()
+        self._on_early_result = context.receive_early_result if context else None
+        self._on_hold: Callable[[], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._context: ToolContext[Any] = ToolContext(
+            deps=context.deps if context else None,
+            call=ToolCall(self.span_id, tool.name, arguments),
+            barrier=self.barrier,
+            on_early_result=self._receive_early_result,
+        )
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._task_group: TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<ToolCallSpeculator {self.tool.name!r} {self.state.value}>"
+
+    @property
+    def state(self) -> SpeculationState:
+        """Where the call stands."""
+        return self._lifecycle.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the tool has returned or raised."""
+        return self.ended_at >= 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the tool raised."""
+        return self._error
+
+    @property
+    def value(self) -> Any:
+        """What the tool returned, once it has."""
+        return self._value
+
+    @property
+    def fingerprint(self) -> ArgumentsFingerprint | None:
+        """The meaning of the arguments; `None` when they mean nothing."""
+        return self._fingerprint
+
+    def launch(
+        self,
+        task_group: TaskGroup,
+        *,
+        on_hold: Callable[[], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the call in a task group of the caller's, instead of `async with`.
+
+        The caller then settles it: `adopt`, or `cancel` before the task group ends.
+
+        Args:
+            task_group: Who owns the task.
+            on_hold: Called when the tool first waits at its barrier.
+            on_end: Called when the tool has ended, in whatever way.
+        """
+        self._lifecycle.advance(SpeculationInput.ADMIT)
+        self._lifecycle.advance(SpeculationInput.LAUNCH)
+        self._on_hold = on_hold
+        self._on_end = on_end
+        self._done = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self.started_at = anyio.current_time()
+        if self.tool.timeout is not None:
+            self._scope.deadline = self.started_at + self.tool.timeout
+        self.barrier.on_settled(self._obey_barrier)
+        task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                with running_in(self.barrier):
+                    arguments = self.tool.validate(self.arguments)
+                    self._value = await self.tool.invoke(self._context, arguments)
+        except (KeyboardInterrupt, SystemExit, anyio.get_cancelled_exc_class()):
+            self.settle_lost()
+            raise
+        except BaseException as error:  # noqa: BLE001 - kept for whoever waits
+            self._end(error)
+            return
+        if self._scope.cancelled_caught and self._lifecycle.state not in _UNUSABLE:
+            late = f"The tool {self.tool.name!r} took over {self.tool.timeout} s."
+            self._end(TimeoutError(late))
+        else:
+            self._end(None)
+
+    def settle_lost(self) -> None:
+        """Settle a call whose task was cancelled from outside, perhaps before it ran."""
+        if not self.ended:
+            self.cancel("its host was cancelled")
+            self.abort()
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = error
+        self.ended_at = anyio.current_time()
+        if self._lifecycle.state not in _UNUSABLE:
+            failed = error is not None
+            step = SpeculationInput.FAIL if failed else SpeculationInput.FINISH
+            self._lifecycle.advance(step)
+        self._done.set()
+        if self._on_end is not None:
+            self._on_end()
+
+    def _obey_barrier(self) -> None:
+        if self.barrier.effective_state is BarrierState.DENIED:
+            if self._lifecycle.accepts(SpeculationInput.DISCARD):
+                self._lifecycle.advance(SpeculationInput.DISCARD)
+            elif self._lifecycle.accepts(SpeculationInput.CANCEL):
+                self._lifecycle.advance(SpeculationInput.CANCEL)
+            self._scope.cancel()
+
+    def _note_hold(self) -> None:
+        try:
+            self._hold()
+        except RuntimeError:  # in a thread
+            try:
+                anyio.from_thread.run_sync(self._hold)
+            except RuntimeError:  # in a thread that is not anyio's
+                return
+
+    def _hold(self) -> None:
+        self.held_at = anyio.current_time()
+        if self._on_hold is not None:
+            self._on_hold()
+
+    def _receive_early_result(self, result: ToolResult) -> None:
+        self.early_result = result
+        if self._on_early_result is not None:
+            self._on_early_result(result)
+
+    def matches(self, call: ToolCall) -> bool:
+        """Whether `call` means the same as the predicted call.
+
+        The names are equal, and so is the meaning of the arguments: the validated
+        values where the tool knows its schema, the JSON values elsewhere. A plain
+        comparison: it claims nothing about authority or freshness.
+        """
+        if call.name != self.tool.name or self._fingerprint is None:
+            return False
+        if call.arguments == self.arguments:
+            return True
+        return self._fingerprint == self.tool.fingerprint(call.arguments)
+
+    def confirm(self, call: ToolCall | None = None) -> None:
+        """Flush the barrier without waiting for the result: the call is real now.
+
+        Its `timeout` starts again, as that of a call that starts now would.
+
+        Args:
+            call: The model's own call, for the tool's context.
+
+        Raises:
+            SpeculationError: It was discarded before.
+        """
+        self._require_launched()
+        if self._lifecycle.accepts(SpeculationInput.FLUSH):
+            if call is not None:
+                self._context.call = call
+            self.confirmed_at = anyio.current_time()
+            if self.tool.timeout is not None:
+                self._scope.deadline = self.confirmed_at + self.tool.timeout
+            self._lifecycle.advance(SpeculationInput.FLUSH)
+            self.barrier.flush()
+        self._require_usable()
+
+    async def adopt(self) -> Any:
+        """Flush the barrier, then wait for the result and return it.
+
+        Cancelling this cancels the wait. The call goes on, as it is confirmed: it
+        ends by itself, or when the context is left by a cancellation.
+
+        Raises:
+            SpeculationError: It was discarded before.
+            BaseException: Whatever the tool raised.
+        """
+        self.confirm()
+        return await self.wait()
+
+    async def wait(self) -> Any:
+        """Wait for the result without flushing; any number of tasks may.
+
+        A gated call may wait at its barrier forever. Cancelling cancels the wait alone.
+
+        Raises:
+            SpeculationError: The call was discarded or cancelled, whatever the tool
+                returned.
+            BaseException: Whatever the tool raised.
+        """
+        self._require_launched()
+        self._require_usable()
+        await self._done.wait()
+        self._require_usable()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def cancel(self, reason: str = "it was cancelled") -> bool:
+        """Discard the call: deny its barrier and cancel its task. Never waits.
+
+        Nothing happens once it was confirmed.
+
+        Returns:
+            Whether this discarded it.
+        """
+        if self._lifecycle.state is SpeculationState.PREDICTED:
+            return self.barrier.deny(reason)
+        if not self._lifecycle.accepts(SpeculationInput.DISCARD):
+            return False
+        self._lifecycle.advance(SpeculationInput.DISCARD)
+        self.barrier.deny(reason)
+        self._scope.cancel()
+        return True
+
+    def abort(self) -> None:
+        """Cancel the task of a confirmed call, because its host was cancelled."""
+        if self._lifecycle.accepts(SpeculationInput.CANCEL):
+            self._lifecycle.advance(SpeculationInput.CANCEL)
+            self._scope.cancel()
+
+    def running_seconds(self, now: float) -> float:
+        """Seconds that the tool itself took so far, without any that it was held."""
+        end = self.ended_at if self.ended else now
+        if self.held_at < 0:
+            return end - self.started_at
+        released = self.confirmed_at if self.confirmed_at >= 0 else end
+        return end - self.started_at - max(0.0, released - self.held_at)
+
+    def _require_launched(self) -> None:
+        if self.started_at < 0:
+            msg = "The call has not been launched: use it in 'async with'."
+            raise UsageError(msg)
+
+    def _require_usable(self) -> None:
+        if self._lifecycle.state in _UNUSABLE:
+            reason = self.barrier.reason or "the host was cancelled"
+            msg = f"The call of {self.tool.name!r} cannot be used: {reason}."
+            raise SpeculationError(msg, reason=reason) from self._error
+
+    async def __aenter__(self) -> ToolCallSpeculator:
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        self._task_group = group
+        self.launch(group)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        group, self._task_group = self._task_group, None
+        if group is None:
+            return
+        cancelled = anyio.get_cancelled_exc_class()
+        try:
+            if not self.cancel("its scope was left") and not self.ended:
+                if kind is not None and issubclass(kind, cancelled):
+                    self.abort()
+                else:
+                    await self._done.wait()
+        except cancelled:
+            self.abort()
+            raise
+        finally:
+            try:
+                await close_quietly(group)
+            finally:
+                self.settle_lost()
+
+
+async def close_quietly(group: TaskGroup) -> None:
+    """Leave a task group whose tasks raise nothing but interrupts of the process.
+
+    The host's own exception goes on past it unwrapped: it is never passed in.
+    """
+    try:
+        await group.__aexit__(None, None, None)
+    except BaseExceptionGroup as errors:
+        if len(errors.exceptions) == 1:
+            raise errors.exceptions[0] from None
+        raise

@@ -1,0 +1,383 @@
+"""The launched calls of a session: what may start, who claims it, when it is stale.
+
+Rules of this file:
+
+1. Nothing here waits.
+2. Default deny: a call starts early only if its effect allows it, its arguments are
+   valid, no write ahead of it is open, and the policy admits it.
+3. A live launch is fresh by construction: one that overlaps a write is discarded when
+   that write begins, and none starts while such a write is open. So no launch has to
+   be compared with a history of writes when it is adopted.
+4. A launch leaves the pool once: adopted or discarded.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ._call_speculation import ToolCallSpeculator
+from ._calls import ToolCall
+from ._events import (
+    CallLaunched,
+    CallRefused,
+    EffectHeld,
+    Recorder,
+    SpeculationAdopted,
+    SpeculationDiscarded,
+)
+from ._lifecycle import SpeculationState
+from ._policy import Candidate, Cause, Policy
+from ._tools import Effect, InvalidArgumentsError, Tool, ToolContext, overlaps
+from ._turn import Launch, Slot, Turn, touched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from ._calls import ToolResult
+    from ._tools import ArgumentsFingerprint, ResourceKeys
+
+logger = logging.getLogger("headstart")
+
+MAX_KEPT = 64
+"""Ended, unclaimed launches that a session keeps; the oldest go first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Proposal:
+    """A call that somebody wants launched."""
+
+    home: Turn
+    tool: Tool
+    arguments: str
+    cause: Cause
+    probability: float = 1.0
+    origin: str = ""
+    span: str = ""
+    slot: Slot | None = None  # the call of a turn that will claim it
+
+
+class LaunchPool:
+    """Every live launch of one session.
+
+    Args:
+        deps: What tools receive.
+        policy: Who admits.
+        recorder: Who is told.
+        on_early_result: Called with a launch that stated its result early.
+        on_end: Called with a launch that has ended and was not adopted before.
+    """
+
+    def __init__(
+        self,
+        *,
+        deps: Any,
+        policy: Policy,
+        recorder: Recorder,
+        on_early_result: Callable[[Launch, ToolResult], None],
+        on_end: Callable[[Launch], None],
+    ) -> None:
+        self._deps = deps
+        self._policy = policy
+        self._recorder = recorder
+        self._on_early_result = on_early_result
+        self._on_end = on_end
+        self._live: list[Launch] = []
+        self._waiting: list[Proposal] = []
+        self._open_writes: list[Slot] = []
+        self._unreliable: set[str] = set()
+        self._running: dict[str, int] = {}
+        self.wasted_s = 0.0
+        self.spent_usd = 0.0
+        self.task_group: TaskGroup | None = None
+
+    def start(self, proposal: Proposal) -> Launch | None:
+        """Launch a call, or note why not. `None` when it is not running now.
+
+        A call that overlaps a write still open ahead of it is kept, and started when
+        the write has ended.
+        """
+        try:
+            return self._start(proposal)
+        except Exception as error:
+            logger.exception("A call of %r was not launched.", proposal.tool.name)
+            self._refuse(proposal, f"{type(error).__name__} was raised")
+            return None
+
+    def _start(self, proposal: Proposal) -> Launch | None:
+        tool, slot = proposal.tool, proposal.slot
+        if slot is not None and (slot.launch is not None or slot.demanded_at >= 0):
+            return None
+        if not tool.launchable:
+            return self._refuse(proposal, "effect")
+        if tool.approval and tool.effect is Effect.READ:
+            return self._refuse(proposal, "approval")
+        if proposal.cause == "sealed" and tool.name in self._unreliable:
+            return self._refuse(proposal, "its stream changed a sealed call before")
+        try:
+            touches = touched(tool, tool.validate(proposal.arguments))
+        except InvalidArgumentsError:
+            return self._refuse(proposal, "arguments")
+        if self._is_blocked(proposal, touches):
+            self._waiting.append(proposal)
+            return None
+        reason = self._policy.refuse_launch(self._candidate(proposal))
+        if reason is not None:
+            return self._refuse(proposal, reason)
+        return self._launch(proposal, touches)
+
+    def _candidate(self, proposal: Proposal) -> Candidate:
+        running = sum(1 for launch in self._live if not launch.speculator.ended)
+        return Candidate(
+            tool=proposal.tool,
+            probability=proposal.probability,
+            cause=proposal.cause,
+            depth=proposal.home.depth,
+            in_flight=running,
+            in_flight_of_tool=self._running.get(proposal.tool.name, 0),
+            wasted_s=self.wasted_s,
+            spent_usd=self.spent_usd,
+        )
+
+    def _launch(self, proposal: Proposal, touches: ResourceKeys) -> Launch | None:
+        if self.task_group is None:
+            return None
+        tool, home = proposal.tool, proposal.home
+        launch: Launch | None = None
+
+        def receive(result: ToolResult) -> None:
+            if launch is not None:
+                self._on_early_result(launch, result)
+
+        def hold() -> None:
+            if launch is not None:
+                span = launch.speculator.span_id
+                self._recorder.emit(EffectHeld, span=span, tool=tool.name)
+
+        def end() -> None:
+            if launch is not None:
+                self._ended(launch)
+
+        context = ToolContext(
+            deps=self._deps,
+            call=ToolCall("", tool.name, proposal.arguments),
+            barrier=home.barrier,
+            on_early_result=receive,
+        )
+        speculator = ToolCallSpeculator(
+            tool, proposal.arguments, parent=home.barrier, context=context
+        )
+        launch = Launch(
+            speculator,
+            cause=proposal.cause,
+            origin=proposal.origin,
+            home=home,
+            touches=touches,
+        )
+        self._live.append(launch)
+        self._running[tool.name] = self._running.get(tool.name, 0) + 1
+        self.spent_usd += tool.cost_usd
+        self._recorder.emit(
+            CallLaunched,
+            turn=home.id,
+            span=speculator.span_id,
+            tool=tool.name,
+            cause=proposal.cause,
+        )
+        if proposal.slot is not None:
+            launch.slot = proposal.slot
+            proposal.slot.launch = launch
+        speculator.launch(self.task_group, on_hold=hold, on_end=end)
+        self._forget_oldest()
+        return launch
+
+    def _refuse(self, proposal: Proposal, reason: str) -> None:
+        self._recorder.emit(
+            CallRefused,
+            turn=proposal.home.id,
+            span=proposal.span,
+            tool=proposal.tool.name,
+            reason=reason,
+        )
+
+    def _is_blocked(self, proposal: Proposal, touches: ResourceKeys) -> bool:
+        if any(overlaps(slot.writes, touches) for slot in self._open_writes):
+            return True
+        # What is predicted comes after its turn; what is sealed is of its turn.
+        predicted = proposal.cause == "predicted"
+        turn = proposal.home if predicted else proposal.home.parent
+        while turn is not None:
+            if turn.has_unfinished_write(touches):
+                return True
+            turn = turn.parent
+        return False
+
+    def _ended(self, launch: Launch) -> None:
+        self._running[launch.tool.name] -= 1
+        if launch not in self._live:
+            return
+        if launch.speculator.state is SpeculationState.FAILED:
+            self.discard(launch, "it failed before it was confirmed")
+        else:
+            self._on_end(launch)
+
+    def _forget_oldest(self) -> None:
+        kept = [
+            launch
+            for launch in self._live
+            if launch.slot is None and launch.speculator.ended
+        ]
+        for launch in kept[: max(0, len(kept) - MAX_KEPT)]:
+            self.discard(launch, "too many are kept")
+
+    def count_equal(self, turn: Turn, tool: Tool, fingerprint: object) -> int:
+        """How many equal calls are launched and unclaimed, waiting, or of this turn."""
+        return sum(
+            launch.tool is tool
+            and launch.slot is None
+            and _visible(launch, turn)
+            and launch.speculator.fingerprint == fingerprint
+            for launch in self._live
+        ) + sum(
+            proposal.tool is tool and tool.fingerprint(proposal.arguments) == fingerprint
+            for proposal in self._waiting
+        )
+
+    def claim(self, turn: Turn, slot: Slot) -> Launch | None:
+        """Give `slot` the oldest unclaimed launch of an equal call, if there is one."""
+        now = anyio.current_time()
+        for launch in list(self._live):
+            if (
+                launch.slot is None
+                and launch.tool is slot.tool
+                and _visible(launch, turn)
+                and _equal(launch.speculator.fingerprint, slot.fingerprint)
+            ):
+                if _too_old(launch, now):
+                    self.discard(launch, "it is older than max_age")
+                    continue
+                launch.slot = slot
+                return launch
+        return None
+
+    def release(self, launch: Launch) -> None:
+        """Let others claim a launch again."""
+        launch.slot = None
+
+    def refuse_adoption(self, launch: Launch) -> str | None:
+        """Why a claimed launch may not be adopted now; `None` when it may."""
+        if launch not in self._live:
+            return "it was discarded"
+        if _too_old(launch, anyio.current_time()):
+            return "it is older than max_age"
+        return None
+
+    def adopt(self, launch: Launch, slot: Slot) -> None:
+        """Confirm a launch: the model has asked for it, and it may be used."""
+        ready = launch.speculator.ended
+        now = anyio.current_time()
+        hidden_s = launch.speculator.running_seconds(now)
+        launch.speculator.confirm(slot.call)
+        self._live.remove(launch)
+        self.spent_usd -= launch.tool.cost_usd
+        self._recorder.emit(
+            SpeculationAdopted,
+            turn=slot.turn.id,
+            span=launch.speculator.span_id,
+            call_id=slot.call.id,
+            tool=launch.tool.name,
+            cause=launch.cause,
+            hidden_s=hidden_s,
+            ready=ready,
+        )
+
+    def discard(self, launch: Launch, reason: str) -> None:
+        """End a launch, whoever has claimed it; its claimant runs it for real."""
+        if launch not in self._live:
+            return
+        self._live.remove(launch)
+        wasted_s = launch.speculator.running_seconds(anyio.current_time())
+        self.wasted_s += wasted_s
+        launch.speculator.cancel(reason)
+        if launch.slot is not None:
+            launch.slot.launch = None
+        self._recorder.emit(
+            SpeculationDiscarded,
+            turn=launch.home.id,
+            span=launch.speculator.span_id,
+            tool=launch.tool.name,
+            cause=launch.cause,
+            reason=reason,
+            wasted_s=wasted_s,
+        )
+
+    def discard_where(self, reason: str, condition: Callable[[Launch], bool]) -> None:
+        """Discard every live launch that `condition` holds for."""
+        for launch in [launch for launch in self._live if condition(launch)]:
+            self.discard(launch, reason)
+
+    def distrust_stream(self, tool: str) -> None:
+        """Start no more calls of `tool` from the stream: it changed a sealed one."""
+        self._unreliable.add(tool)
+
+    def forget_waiting(self, turn: Turn) -> None:
+        """Drop the proposals that wait for a write ahead of a discarded turn."""
+        self._waiting = [kept for kept in self._waiting if kept.home is not turn]
+
+    def begin_write(self, slot: Slot) -> list[Slot]:
+        """A confirmed call that changes something starts.
+
+        Returns:
+            The slots that lost their launch, as it had seen the state before.
+        """
+        self._open_writes.append(slot)
+        stale = [
+            launch
+            for launch in self._live
+            if launch is not slot.launch and overlaps(slot.writes, launch.touches)
+        ]
+        bereft = [launch.slot for launch in stale if launch.slot is not None]
+        for launch in stale:
+            self.discard(launch, "a write ahead of it changed what it touches")
+        return bereft
+
+    def end_write(self, slot: Slot) -> None:
+        """A confirmed call that changes something has ended; start what waited."""
+        self._open_writes.remove(slot)
+        self.retry_waiting()
+
+    def retry_waiting(self) -> None:
+        """Start what waited for a write, if nothing is in its way any more."""
+        waiting, self._waiting = self._waiting, []
+        for proposal in waiting:
+            self.start(proposal)
+
+    def note_real_call(self, tool: Tool, change: int) -> None:
+        """Count a call that was not launched early, for the limits of its tool."""
+        self._running[tool.name] = self._running.get(tool.name, 0) + change
+
+    def close(self) -> None:
+        """Discard everything. Nothing is launched afterwards."""
+        self.task_group = None
+        self._waiting.clear()
+        self.discard_where("the session ended", lambda _: True)
+
+
+def _visible(launch: Launch, turn: Turn) -> bool:
+    return launch.home.confirmed or turn.stands_on(launch.home)
+
+
+def _equal(
+    left: ArgumentsFingerprint | None, right: ArgumentsFingerprint | None
+) -> bool:
+    return left is not None and right is not None and left == right
+
+
+def _too_old(launch: Launch, now: float) -> bool:
+    age = launch.tool.max_age
+    return age is not None and now - launch.speculator.started_at > age

@@ -1,0 +1,295 @@
+"""One model request and its calls, as the engine sees them.
+
+Rules of this file: data and pure decisions. Nothing here starts a task or waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._calls import ToolCall, ToolResult, decode_arguments
+from ._messages import CallDelta, Message, ModelDelta, TextDelta
+from ._tools import EVERYTHING, NOTHING, ResourceKeys, Tool, overlaps
+
+if TYPE_CHECKING:
+    from ._barrier import WriteBarrier
+    from ._call_speculation import ToolCallSpeculator
+    from ._messages import DeltaReceiver, ModelRequest, ModelResponse
+    from ._policy import Cause
+    from ._result_speculation import ResultSpeculator
+    from ._tools import ArgumentsFingerprint
+
+
+class Launch:
+    """A call that was started early, and what the engine knows of it."""
+
+    __slots__ = (
+        "cause",
+        "home",
+        "origin",
+        "slot",
+        "speculator",
+        "touches",
+    )
+
+    def __init__(
+        self,
+        speculator: ToolCallSpeculator,
+        *,
+        cause: Cause,
+        origin: str,
+        home: Turn,
+        touches: ResourceKeys,
+    ) -> None:
+        self.speculator = speculator
+        self.cause: Cause = cause
+        self.origin = origin
+        self.home = home  # the turn under whose barrier it runs
+        self.touches = touches
+        self.slot: Slot | None = None  # the call of a turn that claims it
+
+    @property
+    def tool(self) -> Tool:
+        """The tool."""
+        return self.speculator.tool
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One call that a model's response asks for.
+
+    Attributes:
+        index: Its position in the response.
+        turn: Whose response.
+        call: The call.
+        tool: Its tool, or `None` where there is no such tool.
+        arguments: The validated arguments, or `None` where they are invalid.
+        problem: Why the call cannot run: told to the model as its result.
+        fingerprint: What it is matched by.
+        touches: What it reads and writes.
+        writes: What it changes.
+        launch: The launch that it claims.
+        early: A result known before the final one, and who stated it.
+        result: The final result.
+        demanded_at: When the host asked for it; negative before.
+    """
+
+    index: int
+    turn: Turn
+    call: ToolCall
+    tool: Tool | None
+    arguments: dict[str, object] | None = None
+    problem: ToolResult | None = None
+    fingerprint: ArgumentsFingerprint | None = None
+    touches: ResourceKeys = NOTHING
+    writes: ResourceKeys = NOTHING
+    launch: Launch | None = None
+    early: ToolResult | None = None
+    result: ToolResult | None = None
+    demanded_at: float = -1.0
+    ended_at: float = -1.0
+    duration: float = 0.0
+
+    @property
+    def known(self) -> ToolResult | None:
+        """The final result, or else the early one."""
+        return self.result or self.early
+
+
+class Turn:
+    """One model request, its response and its calls.
+
+    `parent` is the turn whose early results it was built on, while it is speculative.
+    """
+
+    __slots__ = (
+        "ahead",
+        "attempts",
+        "barrier",
+        "child",
+        "confirmed",
+        "depth",
+        "ended_at",
+        "id",
+        "parent",
+        "relay",
+        "request",
+        "response",
+        "results",
+        "sealed",
+        "slots",
+        "started_at",
+        "tools_ended",
+    )
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - its name everywhere
+        request: ModelRequest,
+        barrier: WriteBarrier,
+        *,
+        parent: Turn | None,
+        started_at: float,
+    ) -> None:
+        self.id = id
+        self.request = request
+        self.barrier = barrier
+        self.parent = parent
+        self.confirmed = parent is None
+        self.depth = 0 if parent is None else parent.depth + 1
+        self.started_at = started_at
+        self.ended_at = -1.0
+        self.relay = DeltaRelay()
+        self.sealed: dict[int, Slot] = {}
+        self.response: ModelResponse | None = None
+        self.slots: list[Slot] = []
+        self.child: Turn | None = None
+        self.ahead: ResultSpeculator[ModelResponse] | None = None
+        self.results: tuple[ToolResult, ...] = ()  # of the parent, that it stands on
+        self.tools_ended = False
+        self.attempts = 0  # how often the next turn was run ahead of it
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """Every message known now: the request, the response, the final results."""
+        messages = self.request.history
+        if self.response is None:
+            return messages
+        answers = (
+            Message.for_result(slot.call, slot.result)
+            for slot in self.slots
+            if slot.result is not None
+        )
+        return (*messages, self.response.message, *answers)
+
+    def stands_on(self, turn: Turn) -> bool:
+        """Whether this is `turn`, or was run ahead on it."""
+        ancestor: Turn | None = self
+        while ancestor is not None:
+            if ancestor is turn:
+                return True
+            ancestor = ancestor.parent
+        return False
+
+    def has_unfinished_write(self, touches: ResourceKeys) -> bool:
+        """Whether a call of this turn that has not ended changes any of `touches`."""
+        return any(
+            slot.result is None and overlaps(slot.writes, touches)
+            for slot in self.slots
+        )
+
+    def conflicts(self, slot: Slot) -> bool:
+        """Whether another call of this turn changes what `slot` touches.
+
+        The calls of a turn run at once, so which of the two would see the other's
+        work is a matter of timing: only a fresh start has the same timing as the run
+        without speculation.
+        """
+        return any(
+            other is not slot and overlaps(other.writes, slot.touches)
+            for other in self.slots
+        )
+
+
+class DeltaRelay:
+    """Holds a turn's deltas until it is confirmed, and passes them on afterwards."""
+
+    __slots__ = ("_held", "_receiver", "delivered")
+
+    def __init__(self) -> None:
+        self._held: list[ModelDelta] = []
+        self._receiver: DeltaReceiver | None = None
+        self.delivered = False
+
+    def open(self, receiver: DeltaReceiver | None) -> None:
+        """Deliver what was held, and everything from now on."""
+        held, self._held = self._held, []
+        self._receiver = receiver or _drop
+        for delta in held:
+            self.put(delta)
+
+    def put(self, delta: ModelDelta) -> None:
+        """Deliver or hold one delta."""
+        if self._receiver is None:
+            self._held.append(delta)
+        else:
+            self.delivered = True
+            self._receiver(delta)
+
+
+def _drop(delta: ModelDelta) -> None:
+    del delta
+
+
+class CallAssembler:
+    """Puts streamed calls together, and tells when one is provably complete.
+
+    A call is *sealed* when its identifier and name are known and the text of its
+    arguments has closed its outermost JSON object: whatever could still follow would
+    not be JSON. That a stream ends, or goes on to something else, proves nothing.
+    """
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        self._calls: dict[int, _PartialCall] = {}
+
+    def put(self, delta: ModelDelta) -> tuple[int, ToolCall] | None:
+        """Take a delta. Returns the index and the call that it seals, if it does."""
+        if isinstance(delta, TextDelta):
+            return None
+        partial = self._calls.get(delta.index)
+        if partial is None:
+            partial = self._calls[delta.index] = _PartialCall()
+        return partial.put(delta)
+
+
+class _PartialCall:
+    __slots__ = ("depth", "done", "escaped", "id", "in_text", "name", "pieces")
+
+    def __init__(self) -> None:
+        self.id = self.name = ""
+        self.pieces: list[str] = []
+        self.depth = 0
+        self.in_text = self.escaped = self.done = False
+
+    def put(self, delta: CallDelta) -> tuple[int, ToolCall] | None:
+        self.id = delta.id or self.id
+        self.name = delta.name or self.name
+        if delta.arguments:
+            self.pieces.append(delta.arguments)
+            if not self.done:
+                self._scan(delta.arguments)
+                if self.done:
+                    return self._seal(delta.index)
+        return None
+
+    def _scan(self, text: str) -> None:
+        for character in text:
+            if self.in_text:
+                if self.escaped:
+                    self.escaped = False
+                elif character == "\\":
+                    self.escaped = True
+                elif character == '"':
+                    self.in_text = False
+            elif character == '"':
+                self.in_text = True
+            elif character in "{[":
+                self.depth += 1
+            elif character in "}]":
+                self.depth -= 1
+                self.done = self.done or self.depth <= 0
+
+    def _seal(self, index: int) -> tuple[int, ToolCall] | None:
+        arguments = "".join(self.pieces)
+        if not (self.id and self.name) or decode_arguments(arguments) is None:
+            return None
+        return index, ToolCall(self.id, self.name, arguments)
+
+
+def touched(tool: Tool, arguments: dict[str, object]) -> ResourceKeys:
+    """What a call of `tool` reads or changes."""
+    reads, writes = tool.read_keys(arguments), tool.write_keys(arguments)
+    return EVERYTHING if EVERYTHING in (reads, writes) else reads | writes
