@@ -64,13 +64,15 @@ def test_the_design_page_shows_the_lifecycle_as_its_table_says():
 
 
 def test_the_design_page_states_every_promise_by_its_id():
-    rows = re.findall(r"^\| `(\w+:[\w-]+)` \| (.+) \|$", DESIGN.read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+:[\w-]+)` \| (.+) \|$", DESIGN.read_text(), re.MULTILINE
+    )
     assert dict(rows) == constants("requirements.py")["REQUIREMENTS"]
 
 
 def test_the_table_of_layers_is_the_one_that_the_imports_are_held_to():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    rows = re.findall(r"^\| L(\d) \| (.+) \|$", text, re.M)
+    rows = re.findall(r"^\| L(\d) \| (.+) \|$", text, re.MULTILINE)
     stated = {
         name: int(layer)
         for layer, names in rows

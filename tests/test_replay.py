@@ -72,7 +72,10 @@ def test_a_run_is_read_with_its_latencies(runs):
 
 def test_results_stand_in_call_order_behind_their_turn(runs):
     run = runs["move"]
-    assert [message.tool_call_id for message in run.messages[2:4]] == ["call_1", "call_2"]
+    assert [message.tool_call_id for message in run.messages[2:4]] == [
+        "call_1",
+        "call_2",
+    ]
     assert [call.tool_s for call in run.calls()] == [1.0, 0.5, 3.0]
     assert [turn.model_s for turn in run.turns.values()] == [2.0, 1.0, 1.0]
 
@@ -93,7 +96,11 @@ def test_unknown_times_are_unknown(runs):
 def test_an_id_that_is_used_twice_is_made_unique(runs):
     run = runs["without-times"]
     assert [call.call.id for call in run.calls()] == ["call_1", "call_2", "call_1~2"]
-    assert [json.loads(call.result.content)["seen"] for call in run.calls()] == [1, 2, 1]
+    assert [json.loads(call.result.content)["seen"] for call in run.calls()] == [
+        1,
+        2,
+        1,
+    ]
 
 
 def test_calls_without_results_and_results_without_calls_are_counted(runs):
@@ -178,7 +185,9 @@ def test_a_latency_is_the_same_for_the_same_seed_and_place():
     latency = Latency.parse("lognormal:2.0,0.5")
     drawn = {latency.draw(seed, "run", n) for seed in range(3) for n in range(3)}
     assert len(drawn) == 9
-    assert latency.draw(1, "run", 2) == Latency.parse("lognormal:2,.5").draw(1, "run", 2)
+    assert latency.draw(1, "run", 2) == Latency.parse("lognormal:2,.5").draw(
+        1, "run", 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +203,9 @@ def test_a_latency_has_its_median(text, middle):
 
 def test_an_exponential_latency_has_its_mean():
     latency = Latency.parse("exponential:2")
-    assert sum(latency.draw(0, n) for n in range(4000)) / 4000 == pytest.approx(2, rel=0.1)
+    assert sum(latency.draw(0, n) for n in range(4000)) / 4000 == pytest.approx(
+        2, rel=0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +355,9 @@ def by_hand(path, tool_latency=None, model_latency=None):
                 waited = {id: seconds for id, (_, seconds) in waited.items()}
             elif message["role"] == "tool" and message["tool_call_id"] in waited:
                 if tool_latency is None:
-                    waited[message["tool_call_id"]] = time - asked_at[message["tool_call_id"]]
+                    waited[message["tool_call_id"]] = (
+                        time - asked_at[message["tool_call_id"]]
+                    )
             else:
                 user += passed
             newest = max(newest, time)

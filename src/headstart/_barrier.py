@@ -157,6 +157,8 @@ def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
             continue
         core.effective = DENIED
         core.denied_by = origin
+        for parent in core.parents:
+            parent.children.discard(core)
         core.parents = []
         woken.extend(core.waiters)
         core.waiters = set()

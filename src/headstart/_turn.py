@@ -180,14 +180,18 @@ class Turn:
         )
 
     def conflicts(self, slot: Slot) -> bool:
-        """Whether another call of this turn changes what `slot` touches.
+        """Whether `slot` and another call of this turn touch what one of them changes.
 
-        The calls of a turn run at once, so which of the two would see the other's
-        work is a matter of timing: only a fresh start has the same timing as the run
-        without speculation.
+        The calls of a turn run at once, so which of the two sees the other's work is a
+        matter of timing: only two fresh starts have the timing of the run without
+        speculation.
         """
         return any(
-            other is not slot and overlaps(other.writes, slot.touches)
+            other is not slot
+            and (
+                overlaps(other.writes, slot.touches)
+                or overlaps(slot.writes, other.touches)
+            )
             for other in self.slots
         )
 

@@ -99,7 +99,17 @@ def _read(content: str) -> Any:
 
 
 def _look_into(known: _Known, match: re.Match[str]) -> str:
-    number = int(match["number"])
+    return _report(known, int(match["number"]))
+
+
+def _find_worst(known: _Known, _: re.Match[str]) -> str:
+    [incidents] = known.need(("list_open_incidents", {}))
+    if not incidents:
+        return "Nothing is open at the moment, so there is nothing to do."
+    return _report(known, incidents[0]["id"])
+
+
+def _report(known: _Known, number: int) -> str:
     [incident] = known.need(("get_incident", {"incident_id": number}))
     merged = ""
     if incident["merged_into"]:
@@ -135,8 +145,7 @@ def _advise_pause(known: _Known, match: re.Match[str]) -> str:
         )
     return (
         f"I would not. {described} As long as that goes on, a page about incident "
-        f"{number} ({incident['title'].lower()}) should reach somebody. I have changed "
-        "nothing; tell me if you want it paused anyway."
+        f"{number} should reach somebody. I have changed nothing."
     )
 
 
@@ -148,8 +157,8 @@ def _pause(known: _Known, match: re.Match[str]) -> str:
     clock = paused["paused_until"].partition("T")[2].rstrip("Z")
     return (
         f"Done. Incident {paused['incident_id']} is {paused['status']} until {clock} UTC, "
-        f"in the name of {paused['paused_by']}. It will not page anybody before that; "
-        "after it, paging goes on by itself if the alert is still firing."
+        f"in the name of {paused['paused_by']}. It will page again after that if its "
+        "alert is still firing."
     )
 
 
@@ -173,7 +182,7 @@ def _change_severity(known: _Known, match: re.Match[str]) -> str:
         if before == severity
         else f"Incident {number} went from {before} to {changed['severity']}."
     )
-    return f"{kept}{told} Say so if it should go out to other channels as well."
+    return f"{kept}{told} Its paging follows the new severity from now on."
 
 
 def _check_health(known: _Known, match: re.Match[str]) -> str:
@@ -198,8 +207,8 @@ def _explain_severity(known: _Known, match: re.Match[str]) -> str:
     if meaning is None:
         return f"I was not told what {severity} means here; please ask your lead."
     return (
-        f"Here, {severity} means: {meaning[1]} If an incident no longer fits that, tell "
-        "me its number and the severity it should have, and I will change it."
+        f"Here, {severity} means: {meaning[1]} If an incident no longer fits that, I can "
+        "change its severity."
     )
 
 
@@ -225,6 +234,7 @@ _SKILLS: tuple[tuple[re.Pattern[str], _Skill], ...] = tuple(
         ),
         (r"\bwhat does (?P<severity>sev[1-4]) mean", _explain_severity),
         (r"\bincident (?P<number>\d+)", _look_into),
+        (r"\bworst open incident\b", _find_worst),
         (r"\bon call for (?P<service>[\w-]+)", _find_on_call),
         (r"\b(?:is|how is) (?P<service>[\w-]+) (?:healthy|doing)", _check_health),
         (r"\bopen incidents\b", _list_open),

@@ -19,7 +19,7 @@ sev3: customers may notice; it is worked on during the day and nobody is woken u
 sev4: only we notice; it goes on the backlog."""
 
 USER_MESSAGES = (
-    "What is going on with incident 204?",
+    "I just came on call. What is the worst open incident, and what do I do about it?",
     "Pause incident 204 until 18:00.",
     "Lower incident 204 to sev3 and post an update: "
     '"The pool is at 200 now and errors are falling."',
@@ -32,6 +32,13 @@ that proves wrong; and a message that needs no tool."""
 _INCIDENT = r"incident (?P<incident_id>\d+)"
 
 RULES = (
+    rule("open incident", "list_open_incidents"),
+    rule(
+        None,
+        "get_incident",
+        after="list_open_incidents",
+        incident_id="{result[0].id}",
+    ),
     rule(rf"(?i)\b(?:what|how|why|should)\b.*\b{_INCIDENT}", "get_incident"),
     rule(
         None,
@@ -44,7 +51,6 @@ RULES = (
     rule(rf"(?i)\b{_INCIDENT} to (?P<severity>sev[1-4])\b", "set_severity"),
     rule(rf'(?i)\b{_INCIDENT}\b.*\bupdate: "(?P<text>[^"]+)"', "post_update"),
     rule(r"(?i)\bon call for (?P<service>[\w-]+)", "get_on_call"),
-    rule("open incidents", "list_open_incidents"),
 )
 """Written as somebody would who knows the copilot's traffic, a line a habit of it."""
 

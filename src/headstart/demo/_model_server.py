@@ -21,7 +21,7 @@ from ._latencies import Latencies
 
 MODEL_NAME = "headstart-demo"
 _CREATED = 1_772_000_000  # a constant: equal conversations have equal answers
-_TOKEN = re.compile(r" ?[^\W\d_]{1,7}|\d{1,3}| ?[^\w\s]+|_|\s+")
+_TOKEN = re.compile(r" ?[^\W\d_]{1,10}|\d{1,3}| ?[^\w\s]+|_|\s+")
 
 
 def split_tokens(text: str) -> list[str]:

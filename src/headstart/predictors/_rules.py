@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -144,22 +145,30 @@ class _Facts:
         self.user_text = conversation.user_text
         self.asked: set[CallKey] = set()
         self.latest_results: dict[str, list[str]] = {}
-        self.last_results: dict[str, str] = {}
+        self._messages = conversation.messages
         self._tools = conversation.tools
         self._parsed: dict[str, object] = {}
         names: dict[str | None, str] = {}
-        for message in conversation.messages:
-            if message.role == "user":
-                self.asked.clear()
-                self.latest_results.clear()
-            elif message.role == "assistant":
+        for message in _since_user(conversation.messages):
+            if message.role == "assistant":
                 self.latest_results.clear()
                 self._note_calls(message)
-                names |= {call.id: call.name for call in message.tool_calls}
+                names = {call.id: call.name for call in message.tool_calls}
             elif message.role == "tool" and message.content:
                 name = message.name or names.get(message.tool_call_id, "")
-                self.last_results[name] = message.content
                 self.latest_results.setdefault(name, []).append(message.content)
+
+    @functools.cached_property
+    def last_results(self) -> dict[str, str]:
+        """The content of the last result of each tool in the conversation."""
+        names: dict[str | None, str] = {}
+        contents: dict[str, str] = {}
+        for message in self._messages:
+            names |= {call.id: call.name for call in message.tool_calls}
+            if message.role == "tool":
+                name = message.name or names.get(message.tool_call_id, "")
+                contents[name] = message.content
+        return contents
 
     def _note_calls(self, message: Message) -> None:
         called = [(call, self._tools.get(call.name)) for call in message.tool_calls]
@@ -213,6 +222,13 @@ class _Firing:
             group = self.match[int(root) if root.isdecimal() else root]
             return values_at(group, path)
         return iter(())
+
+
+def _since_user(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    for position in reversed(range(len(messages))):
+        if messages[position].role == "user":
+            return messages[position + 1 :]
+    return messages
 
 
 def _firings(rule: Rule, facts: _Facts) -> Iterator[_Firing]:

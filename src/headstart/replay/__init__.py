@@ -4,7 +4,14 @@ from ._arms import ARMS, replay_file
 from ._latency import Latency
 from ._recorded import ToolDeclaration, declare_tools, read_declarations
 from ._report import ArmReport, ReplayReport
-from ._traces import BadLine, RecordedCall, RecordedRun, RecordedTurn, read_run, read_runs
+from ._traces import (
+    BadLine,
+    RecordedCall,
+    RecordedRun,
+    RecordedTurn,
+    read_run,
+    read_runs,
+)
 
 __all__ = (
     "ARMS",

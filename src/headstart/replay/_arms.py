@@ -184,7 +184,8 @@ async def _replay_run(
     timing: Timing,
     report: ArmReport,
 ) -> None:
-    world = RecordedWorld(run, timing)
+    reads = frozenset(tool.name for tool in tools if tool.effect is Effect.READ)
+    world = RecordedWorld(run, timing, reads=reads)
     log = EventLog()
     options: dict[str, Any] = {} if arm.policy is None else {"policy": arm.policy}
     async with Session(
@@ -200,7 +201,9 @@ async def _replay_run(
         for position in range(len(run.messages)):
             if position in run.turns:
                 turn = run.turns[position]
-                report.differences += await _replay_turn(session, run, turn, tools, world)
+                report.differences += await _replay_turn(
+                    session, run, turn, tools, world
+                )
             elif waited := run.user_s.get(position):
                 user_s += waited
                 await anyio.sleep(waited)

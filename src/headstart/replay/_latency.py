@@ -53,7 +53,9 @@ class Latency:
             return cls("constant", (float(value),))
         kind, found, rest = value.partition(":")
         try:
-            numbers = tuple(float(part) for part in (rest if found else kind).split(","))
+            numbers = tuple(
+                float(part) for part in (rest if found else kind).split(",")
+            )
         except ValueError:
             msg = f"A latency is written {_FORMS}, not {value!r}."
             raise UsageError(msg) from None

@@ -86,10 +86,14 @@ class OraclePredictor:
     def predict_result(
         self, call: ToolCall, conversation: Conversation, /
     ) -> ToolResult | None:
-        """The recorded result of a write."""
+        """The recorded result of a write, if the model goes on after its turn."""
         del conversation
         item = self._by_id.get(call.id)
-        return None if item is None or item.is_read else item.recorded.result
+        if item is None or item.is_read:
+            return None
+        calls = len(self._run.turns[item.position].calls)
+        followed = item.position + 1 + calls in self._run.turns
+        return item.recorded.result if followed else None
 
     def _place(self, messages: Sequence[Message]) -> set[int] | None:
         """Which messages of the recording are known; `None` outside the recording."""
@@ -120,7 +124,9 @@ def _expect(run: RecordedRun, tools: Mapping[str, Tool]) -> Iterator[_Expected]:
             if is_read:
                 leaves = _leaves(recorded.call.arguments)
                 sources = tuple(_sources(leaf, before) for leaf in leaves)
-            yield _Expected(recorded, turn.position, answer, is_read, beside_write, sources)
+            yield _Expected(
+                recorded, turn.position, answer, is_read, beside_write, sources
+            )
 
 
 def _text(message: Message) -> str:
@@ -137,9 +143,7 @@ def _leaves(arguments: str) -> list[str]:
         return [_NOWHERE]
     if not arguments or arguments.isspace():
         return []
-    written = json.loads(
-        arguments, parse_int=str, parse_float=str, parse_constant=str
-    )
+    written = json.loads(arguments, parse_int=str, parse_float=str, parse_constant=str)
     return sorted(set(_strings(written)))
 
 
@@ -174,22 +178,26 @@ def _sources(leaf: str, texts: Sequence[str]) -> frozenset[int]:
 class RandomPredictor:
     """Expects some call of the same file, whatever the conversation: the other bound.
 
+    It proposes one call a model request, the same one whenever it is asked about the
+    same request.
+
     Args:
         pool: The calls to choose from.
         seed: Of the choice, together with the run.
         run: The recorded run.
     """
 
-    def __init__(self, pool: Sequence[ToolCall], *, seed: int, run: RecordedRun) -> None:
+    def __init__(
+        self, pool: Sequence[ToolCall], *, seed: int, run: RecordedRun
+    ) -> None:
         self._pool = pool
-        self._random = random.Random(repr((seed, run.id, "random")))  # noqa: S311
+        self._key = (seed, run.id, "random")
 
     async def predict(self, conversation: Conversation, /) -> list[Prediction]:
-        """One call, drawn anew each time."""
-        del conversation
-        if not self._pool:
+        """The call that belongs to this length of the conversation."""
+        messages = conversation.messages
+        if not self._pool or (messages and messages[-1].role == "assistant"):
             return []
-        call = self._random.choice(self._pool)
-        return [
-            Prediction(tool=call.name, arguments=call.arguments, origin="random")
-        ]
+        source = random.Random(repr((*self._key, len(messages))))  # noqa: S311
+        call = source.choice(self._pool)
+        return [Prediction(tool=call.name, arguments=call.arguments, origin="random")]

@@ -6,7 +6,9 @@ Rules of this file:
    the conversation before it is the recorded one; anything else gets `FILLER`.
 2. A call that the host makes gets its own recorded result, found by its id. A launched
    call gets the result of the next equal call that the host has not made and that no
-   other live launch stands for, so the k-th launch has the k-th result.
+   other live launch stands for, so the k-th launch has the k-th result; when each has
+   its launch, the next one's again. There must be no write between the two: a launch
+   that came before a write gets `FILLER_RESULT`, so that using it would be seen.
 3. The latency belongs to the place in the recording, never to the order in which an arm
    comes to it: all arms see the same seconds.
 """
@@ -101,16 +103,25 @@ class RecordedWorld:
     Args:
         run: The recorded run.
         timing: How long everything takes.
+        reads: Names of the tools that change nothing.
     """
 
-    def __init__(self, run: RecordedRun, timing: Timing) -> None:
+    def __init__(
+        self, run: RecordedRun, timing: Timing, *, reads: frozenset[str]
+    ) -> None:
         self.run = run
         self.timing = timing
+        self._reads = reads
         self._by_id = {recorded.call.id: recorded for recorded in run.calls()}
         self._by_key: defaultdict[CallKey, list[RecordedCall]] = defaultdict(list)
+        self._writes_before: list[int] = []
+        writes = 0
         for recorded in run.calls():
             key = call_key(recorded.call.name, recorded.call.arguments)
             self._by_key[key].append(recorded)
+            self._writes_before.append(writes)
+            writes += recorded.call.name not in reads
+        self._writes_made = 0
         self._asked: set[int] = set()
         self._launches: dict[int, WriteBarrier] = {}
 
@@ -128,6 +139,7 @@ class RecordedWorld:
     def note_asked(self, recorded: RecordedCall) -> None:
         """Remember that the host makes this call now."""
         self._asked.add(recorded.index)
+        self._writes_made += recorded.call.name not in self._reads
 
     async def perform(
         self, context: ToolContext[RecordedWorld], arguments: dict[str, Any]
@@ -135,26 +147,39 @@ class RecordedWorld:
         """Answer a call as the recorded tool did, after as long as it took."""
         del arguments
         call = context.call
-        recorded = self._find(context)
+        if not context.speculative:
+            recorded = self._by_id.get(call.id)
+            found = recorded
+        else:
+            recorded, found = self._find(context)
         if recorded is None:
             seconds = self.timing.filler_seconds(self.run, call.name, call.arguments)
         else:
             seconds = self.timing.call_seconds(self.run, recorded)
         await anyio.sleep(seconds)
-        return FILLER_RESULT if recorded is None else recorded.result.content
+        return FILLER_RESULT if found is None else found.result.content
 
-    def _find(self, context: ToolContext[RecordedWorld]) -> RecordedCall | None:
-        if not context.speculative:
-            return self._by_id.get(context.call.id)
+    def _find(
+        self, context: ToolContext[RecordedWorld]
+    ) -> tuple[RecordedCall | None, RecordedCall | None]:
+        """Whose time, and whose result, a launched call has."""
         key = call_key(context.call.name, context.call.arguments)
-        for recorded in self._by_key.get(key, ()):
+        ahead = [
+            recorded
+            for recorded in self._by_key.get(key, ())
+            if recorded.index not in self._asked
+        ]
+        fresh = [
+            recorded
+            for recorded in ahead
+            if self._writes_before[recorded.index] == self._writes_made
+        ]
+        for recorded in fresh:
             launch = self._launches.get(recorded.index)
-            if recorded.index not in self._asked and (
-                launch is None or launch.effective_state is not BarrierState.HELD
-            ):
+            if launch is None or launch.effective_state is not BarrierState.HELD:
                 self._launches[recorded.index] = context.barrier
-                return recorded
-        return None
+                return recorded, recorded
+        return (ahead[0] if ahead else None), (fresh[0] if fresh else None)
 
 
 class RecordedTool(Tool):

@@ -239,7 +239,9 @@ class _RunReader:
             or not math.isfinite(value)
             or value < 0
         ):
-            raise self.error(f"Message {self.count} has no number of seconds as {key!r}")
+            raise self.error(
+                f"Message {self.count} has no number of seconds as {key!r}"
+            )
         return float(value)
 
     def _read_turn(

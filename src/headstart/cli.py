@@ -1,0 +1,24 @@
+"""The command `headstart`. Each of its commands stands in a file of its own."""
+
+from __future__ import annotations
+
+try:
+    import click
+    import rich  # noqa: F401 - what the commands show their results with
+except ImportError as missing:
+    raise SystemExit(
+        f'Please install `{missing.name}`: pip install "headstart[cli]"'
+    ) from None
+
+from .cli_demo import demo
+from .cli_replay import replay
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="headstart")
+def main() -> None:
+    """Start an agent's work before it is certain; hold its effects until it is."""
+
+
+main.add_command(demo)
+main.add_command(replay)

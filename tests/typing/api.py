@@ -1,0 +1,145 @@
+"""What a type checker must see. It is checked by pyright and never run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, assert_type
+
+from headstart import (
+    Agent,
+    BarrierState,
+    Effect,
+    EventLog,
+    LimitPolicy,
+    Message,
+    Model,
+    ModelRequest,
+    ModelResponse,
+    Policy,
+    ResultSpeculator,
+    RunResult,
+    Session,
+    Sink,
+    Summary,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolCallSpeculator,
+    ToolContext,
+    ToolResult,
+    WriteBarrier,
+    current_barrier,
+    summarize,
+    tool,
+)
+from headstart.models import OpenAIModel
+from headstart.predictors import Prediction, Predictor, Rule, RulePredictor, rule
+from headstart.testing import ScriptedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass
+class Deps:
+    user_id: str
+
+
+@tool
+def plain(text: str) -> str:
+    return text
+
+
+@tool(effect=Effect.GATED, writes=["note:{note_id}"], approval=True)
+async def write_note(ctx: ToolContext[Deps], note_id: int) -> dict[str, int]:
+    assert_type(ctx.deps, Deps)
+    assert_type(ctx.call, ToolCall)
+    assert_type(ctx.barrier, WriteBarrier)
+    assert_type(ctx.speculative, bool)
+    ctx.early_result({"note_id": note_id})
+    await ctx.barrier.wait()
+    return {"note_id": note_id}
+
+
+@tool(effect="read")
+def anything(ctx: ToolContext, value: int) -> int:
+    assert_type(ctx.deps, Any)
+    return value
+
+
+assert_type(plain, Tool)
+assert_type(write_note, Tool)
+assert_type(anything, Tool)
+
+
+async def barriers() -> None:
+    with WriteBarrier(name="outer") as outer:
+        assert_type(outer, WriteBarrier)
+        both = WriteBarrier(outer, outer.child(name="inner"))
+        assert_type(both.state, BarrierState)
+        assert_type(both.effective_state, BarrierState)
+        assert_type(both.reason, str | None)
+        assert_type(both.flush(), bool)
+        assert_type(both.deny("no"), bool)
+        assert_type(await both.wait(), None)
+        assert_type(both.wait_blocking(timeout=1.0), None)
+    assert_type(current_barrier(), WriteBarrier | None)
+    WriteBarrier("outer")  # type: ignore[arg-type]
+    both.deny()  # type: ignore[call-arg]
+
+
+async def speculators(call: ToolCall, request: ModelRequest) -> None:
+    async with ToolCallSpeculator(plain, "{}", parent=WriteBarrier()) as guess:
+        assert_type(guess, ToolCallSpeculator)
+        assert_type(guess.matches(call), bool)
+        assert_type(guess.cancel("no"), bool)
+        assert_type(guess.early_result, ToolResult | None)
+
+    async def ask_model(request: ModelRequest) -> int:
+        return len(request.history)
+
+    async with ResultSpeculator(request, [call], ask_model) as ahead:
+        assert_type(ahead, ResultSpeculator[int])
+        assert_type(ahead.receive(0, ToolResult("x")), None)
+        assert_type(ahead.running, bool)
+        assert_type(await ahead.resolve([ToolResult("x")]), int | None)
+
+
+class Echo:
+    async def respond(self, request: ModelRequest, on_delta: object) -> ModelResponse:
+        return ModelResponse(text=request.history[-1].content)
+
+
+class Silent:
+    async def predict(self, conversation: object, /) -> Sequence[Prediction]:
+        return ()
+
+
+models: list[Model] = [Echo(), ScriptedModel(["Hello"]), OpenAIModel("any")]
+rules = RulePredictor([rule("note", "write_note", note_id=1)], tools=[write_note])
+predictors: list[Predictor] = [Silent(), rules]
+policy: Policy = LimitPolicy(max_depth=0)
+sink: Sink = EventLog()
+assert_type(rule(None, "plain", after="anything"), Rule)
+assert_type(RulePredictor.from_file("rules.toml"), RulePredictor)
+
+
+async def agents(model: Model, deps: Deps) -> None:
+    agent: Agent[Deps] = Agent(
+        model, tools=[write_note], predictors=predictors, policy=policy
+    )
+    result = await agent.run("Hello", deps=deps)
+    assert_type(result, RunResult)
+    assert_type(result.text, str)
+    assert_type(result.messages, tuple[Message, ...])
+    await agent.run("Hello", deps=7)  # type: ignore[arg-type]
+    async with agent.stream([{"role": "user", "content": "Hello"}], deps=deps) as items:
+        async for item in items:
+            assert_type(item, TextDelta | Message)
+    async with agent.open_session(deps=deps, sink=sink) as session:
+        assert_type(session, Session[Deps])
+        request = ModelRequest([Message(role="user")], session.tools)
+        response = await session.ask(request, model.respond)
+        assert_type(response, ModelResponse)
+        assert_type(await session.call(response.tool_calls[0]), ToolResult)
+    assert_type(summarize(EventLog().events), Summary)
