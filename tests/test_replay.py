@@ -6,9 +6,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
 from headstart import Effect, ToolCall
 from headstart._errors import TraceFormatError, UsageError
+from headstart.cli_replay import replay
 from headstart.predictors import Conversation
 from headstart.replay import (
     Latency,
@@ -40,14 +42,18 @@ def say(role, content="", **fields):
 
 def ask_for(*calls, **fields):
     listed = [
-        {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
-        for id, name, text in calls
+        {
+            "id": call_id,
+            "type": "function",
+            "function": {"name": name, "arguments": text},
+        }
+        for call_id, name, text in calls
     ]
     return say("assistant", tool_calls=listed, **fields)
 
 
-def answer(id, content, **fields):
-    return say("tool", content, tool_call_id=id, **fields)
+def answer(call_id, content, **fields):
+    return say("tool", content, tool_call_id=call_id, **fields)
 
 
 def run_of(*messages):
@@ -63,9 +69,9 @@ def test_a_run_is_read_with_its_latencies(runs):
         *("user", "assistant", "tool", "assistant", "user"),
         *("assistant", "tool", "assistant", "tool", "assistant"),
     ]
-    assert {at: turn.model_s for at, turn in run.turns.items()} == {
-        **{1: 1.5, 3: 1.25, 5: 1.5, 7: 1.25, 9: 1.5}
-    }
+    assert {at: turn.model_s for at, turn in run.turns.items()} == dict(
+        zip(range(1, 10, 2), [1.5, 1.25, 1.5, 1.25, 1.5], strict=True)
+    )
     assert [call.tool_s for call in run.calls()] == [0.5, 2.0, 0.5]
     assert run.user_s == {0: 0.0, 4: 5.0}
 
@@ -210,8 +216,10 @@ def test_an_exponential_latency_has_its_mean():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fast", "-1", "nan", "inf", "1,2", "lognormal:2", "lognormal:0,1", "gauss:1,2"]
-    + ["uniform:3,1", "exponential:", "constant:1,2", -1.0],
+    [
+        *("", "fast", "-1", "nan", "inf", "1,2", "gauss:1,2", "exponential:"),
+        *("lognormal:2", "lognormal:0,1", "uniform:3,1", "constant:1,2", -1.0),
+    ],
 )
 def test_a_latency_that_is_none_is_an_error(text):
     with pytest.raises(UsageError):
@@ -333,48 +341,269 @@ def test_a_value_inside_a_longer_word_is_not_known():
 # The engine.
 
 
-def by_hand(path, tool_latency=None, model_latency=None):
-    """Seconds of all runs without speculation, straight from the file."""
+def by_hand(path, *, tool_latency=None, model_latency=0.0):
+    """Model, tool and user seconds without speculation, straight from the file."""
     model = tools = user = 0.0
     calls = 0
     for line in path.read_text().splitlines():
         newest = 0.0
-        waited = {}
-        for message in json.loads(line)["messages"]:
+        asked, took = {}, {}
+        for message in [
+            *json.loads(line)["messages"],
+            {"role": "assistant", "end": True},
+        ]:
             time = message.get("t", newest)
             passed = max(0.0, time - newest)
+            newest = max(newest, time)
             if message["role"] == "assistant":
-                tools += max(waited.values(), default=0.0)
+                tools += max(took.values(), default=0.0)
+                if "end" in message:
+                    break
                 model += passed if "t" in message else model_latency
-                waited = {
-                    call["id"]: (time, 0.0 if tool_latency is None else tool_latency)
-                    for call in message.get("tool_calls") or ()
-                }
-                calls += len(waited)
-                asked_at = {id: at for id, (at, _) in waited.items()}
-                waited = {id: seconds for id, (_, seconds) in waited.items()}
-            elif message["role"] == "tool" and message["tool_call_id"] in waited:
+                listed = message.get("tool_calls") or ()
+                asked = {call["id"]: time for call in listed}
+                took = dict.fromkeys(asked, tool_latency or 0.0)
+                calls += len(asked)
+            elif message["role"] == "tool" and message["tool_call_id"] in asked:
                 if tool_latency is None:
-                    waited[message["tool_call_id"]] = (
-                        time - asked_at[message["tool_call_id"]]
-                    )
+                    answered = message["tool_call_id"]
+                    took[answered] = max(0.0, time - asked[answered])
             else:
                 user += passed
-            newest = max(newest, time)
-        tools += max(waited.values(), default=0.0)
-    return model + tools, user, calls
+    return model, tools, user, calls
 
 
 def replay_support(**options):
     return replay_file(SUPPORT, tools=SUPPORT_TOOLS, **options).to_dict()
 
 
+def replay_messages(tmp_path, messages, **options):
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps({"id": "run", "messages": messages}))
+    return replay_file(path, tools=SUPPORT_TOOLS, **options).to_dict()["arms"]
+
+
 @pytest.mark.parametrize("tool_latency", [0, 0.3, 2])
 def test_the_off_arm_is_the_plain_sum_of_latencies(tool_latency):
     report = replay_support(arms=["off"], tool_latency=tool_latency, model_latency=1.5)
+    model, tools, user, calls = by_hand(
+        SUPPORT, tool_latency=tool_latency, model_latency=1.5
+    )
     off = report["arms"]["off"]
-    seconds, user_s, calls = by_hand(SUPPORT, tool_latency, 1.5)
-    assert off["seconds"] == pytest.approx(seconds, abs=1e-6)
-    assert off["user_s"] == pytest.approx(user_s, abs=1e-6)
+    assert off["seconds"] == pytest.approx(model + tools, abs=1e-6)
+    assert off["model_s"] == pytest.approx(model, abs=1e-6)
+    assert off["tool_s"] == pytest.approx(tools, abs=1e-6)
+    assert off["user_s"] == pytest.approx(user, abs=1e-6)
     assert (off["runs"], off["calls"]) == (6, calls)
-    assert (off["differences"], off["hidden_s"], off["saved_share"]) == (0, 0, 0)
+    assert (off["hidden_s"], off["saved_share"], off["hit_rate"]) == (0, 0, 0)
+
+
+def test_recorded_times_of_tools_are_taken_where_none_are_given(tmp_path):
+    messages = json.loads(SUPPORT.read_text().splitlines()[2])["messages"]
+    arms = replay_messages(tmp_path, messages, arms=["off"])
+    assert arms["off"]["seconds"] == 8.0
+    assert arms["off"]["tool_s"] == 0.5 + 1.0 + 2.0
+
+
+def test_the_oracle_hides_what_can_be_hidden_to_the_digit(tmp_path):
+    messages = json.loads(SUPPORT.read_text().splitlines()[0])["messages"]
+    arms = replay_messages(tmp_path, messages, arms=["off", "oracle"])
+    # The first read runs while the model thinks: 0.5 s. The answer after the refund is
+    # written during the refund: 1.25 s. The read that it asks for waits for the refund.
+    assert arms["off"]["seconds"] == 10.0
+    assert arms["oracle"]["seconds"] == 10.0 - 0.5 - 1.25
+    assert arms["oracle"]["user_s"] == arms["off"]["user_s"] == 5.0
+    assert arms["oracle"]["saved_share"] == 0.175
+    assert arms["oracle"]["hidden_s"] == 1.75
+    assert arms["oracle"]["run_ahead"] == 1
+
+
+def test_launched_reads_run_in_the_users_own_time(tmp_path):
+    read = ("call_1", "get_order", '{"order_id": "A-1"}')
+    arms = replay_messages(
+        tmp_path,
+        [
+            say("user", "Hello", t=0.0),
+            say("assistant", "Is it about A-1?", t=1.0),
+            say("user", "Yes.", t=7.0),
+            ask_for(read, t=8.0),
+            answer("call_1", "shipped", t=13.0),
+        ],
+    )
+    assert arms["off"]["seconds"] == 7.0
+    assert arms["oracle"]["seconds"] == 2.0
+    assert arms["oracle"]["ready_before_demand"] == 1.0
+
+
+@pytest.mark.parametrize("arm", ["off", "oracle", "random"])
+@pytest.mark.parametrize("tool_latency", [None, "lognormal:2,1"])
+def test_every_arm_gives_the_host_what_was_recorded(arm, tool_latency):
+    report = replay_support(arms=["off", arm], tool_latency=tool_latency)
+    assert report["arms"][arm]["differences"] == 0
+    assert report["arms"][arm]["predictor_failures"] == 0
+    assert report["arms"][arm]["user_s"] == report["arms"]["off"]["user_s"]
+
+
+@pytest.mark.parametrize("arm", ["oracle", "random"])
+def test_what_an_arm_saves_is_what_the_engine_says_it_hid(arm):
+    arms = replay_support(arms=["off", arm], tool_latency="uniform:0,4", seed=3)["arms"]
+    saved = arms["off"]["seconds"] - arms[arm]["seconds"]
+    assert arms[arm]["hidden_s"] == pytest.approx(saved, abs=1e-5)
+
+
+@pytest.mark.requirement("replay:deterministic")
+def test_the_same_options_and_seed_give_the_same_bytes():
+    options = {"model_latency": "exponential:2", "tool_latency": "lognormal:2,0.5"}
+    first, second = (json.dumps(replay_support(seed=7, **options)) for _ in range(2))
+    assert first == second
+    assert first != json.dumps(replay_support(seed=8, **options))
+
+
+def test_all_arms_see_the_same_latencies():
+    report = replay_support(model_latency="exponential:2", tool_latency="lognormal:2,1")
+    for figures in report["arms"].values():
+        for name in ("model_s", "tool_s", "user_s"):
+            assert figures[name] == pytest.approx(report["arms"]["off"][name], abs=1e-5)
+
+
+def test_a_rules_file_adds_the_predicted_arm(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        "rules = [{ when = '(?P<order_id>A-[0-9]+)', call = 'get_order' }]"
+    )
+    report = replay_support(rules=rules, tool_latency=1)
+    assert list(report["arms"]) == ["off", "oracle", "random", "predicted"]
+    predicted = report["arms"]["predicted"]
+    # A-1001, both parallel ones, one of two equal ones, A-1008; A-1006 is read beside
+    # a write.
+    assert predicted["hits"] == 5
+    assert predicted["hit_rate"] == round(5 / predicted["launchable_calls"], 6)
+    assert predicted["hit_rate_all"] == round(5 / predicted["calls"], 6)
+    assert predicted["precision"] == round(5 / predicted["predicted_launches"], 6)
+    assert 0 < predicted["saved_share"] < report["arms"]["oracle"]["saved_share"]
+
+
+def test_a_rule_about_an_unknown_tool_is_an_error(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text("rules = [{ when = 'x', call = 'get_oder' }]")
+    with pytest.raises(UsageError, match="get_oder"):
+        replay_support(rules=rules)
+
+
+@pytest.mark.parametrize("arms", [["on"], ["predicted"]])
+def test_an_arm_that_cannot_be_run_is_an_error(arms):
+    with pytest.raises(UsageError):
+        replay_support(arms=arms)
+
+
+def test_without_declarations_nothing_is_launched():
+    arms = replay_file(SUPPORT, arms=["random"]).to_dict()["arms"]
+    assert arms["random"]["predicted_launches"] == 0
+    assert "saved_share" not in arms["random"]
+
+
+def test_progress_is_told_after_each_run_of_each_arm():
+    told = []
+    replay_support(arms=["off", "random"], on_progress=lambda *each: told.append(each))
+    assert told == [(done, 12) for done in range(1, 13)]
+
+
+# The command.
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(replay, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def test_the_command_prints_one_json_object():
+    ended = invoke(SUPPORT, "--tools", SUPPORT_TOOLS, "--tool-latency", 2, "--json")
+    report = json.loads(ended.stdout)
+    assert ended.exit_code == 0
+    assert list(report["arms"]) == ["off", "oracle", "random"]
+    assert report["arms"]["off"].keys() >= {
+        *("runs", "calls", "seconds", "saved_share", "hit_rate", "precision"),
+        *("ready_before_demand", "hidden_s", "wasted_s", "launches_per_call", "user_s"),
+    }
+
+
+def test_the_command_prints_a_table():
+    ended = invoke(SUPPORT, "--tools", SUPPORT_TOOLS, "--arm", "off", "--arm", "oracle")
+    assert ended.exit_code == 0
+    assert "hit rate" in ended.stdout
+    assert "random" not in ended.stdout
+
+
+def test_the_command_names_bad_lines_and_goes_on():
+    ended = invoke(SUPPORT_BAD, "--json")
+    assert ended.exit_code == 0
+    assert "line 2 is skipped" in ended.stderr
+    report = json.loads(ended.stdout)
+    assert (report["runs"], len(report["bad_lines"])) == (2, 11)
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_the_exit_status_is_1_when_no_line_is_good(tmp_path, as_json):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("nothing\n")
+    ended = invoke(path, *as_json)
+    assert ended.exit_code == 1
+    assert "line 1 is skipped" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--tool-latency", "fast"), ("--arm", "on"), ("--rules", "no-such.toml")],
+)
+def test_a_wrong_option_is_a_usage_error(options):
+    assert invoke(SUPPORT, *options).exit_code == 2
+
+
+def test_a_tools_file_that_is_no_json_ends_the_command(tmp_path):
+    path = tmp_path / "tools.json"
+    path.write_text("{")
+    ended = invoke(SUPPORT, "--tools", path)
+    assert ended.exit_code == 1
+    assert "Traceback" not in ended.stderr
+
+
+# The shared corpora.
+
+CORPORA = ["tau2_retail", "tau_airline", "hotpot_react", "livemcp", "claude_code"]
+
+
+@pytest.fixture
+def corpus():
+    folder = os.environ.get("HEADSTART_TRACES")
+    if not folder:
+        pytest.skip("HEADSTART_TRACES does not name the folder of recorded runs")
+
+    def replay_corpus(name, **options):
+        path = Path(folder) / name
+        tools = path / "tools.json"
+        return replay_file(path / "runs.jsonl", tools=tools, **options).to_dict()[
+            "arms"
+        ]
+
+    return replay_corpus
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_is_replayed_without_a_difference(corpus, name):
+    limit = 1 if name == "claude_code" else 15
+    arms = corpus(name, tool_latency=2, limit=limit)
+    for figures in arms.values():
+        saved = arms["off"]["seconds"] - figures["seconds"]
+        assert figures["differences"] == 0
+        assert figures["hidden_s"] == pytest.approx(saved, abs=1e-4)
+    assert arms["oracle"]["saved_share"] > 0
+
+
+def test_the_off_arm_of_a_corpus_is_the_plain_sum_of_latencies(corpus):
+    off = corpus("tau2_retail", tool_latency=2, arms=["off"])["off"]
+    path = Path(os.environ["HEADSTART_TRACES"]) / "tau2_retail" / "runs.jsonl"
+    model, tools, user, calls = by_hand(path, tool_latency=2)
+    assert off["seconds"] == pytest.approx(model + tools, abs=1e-4)
+    assert off["user_s"] == pytest.approx(user, abs=1e-4)
+    assert (off["runs"], off["calls"]) == (264, calls)

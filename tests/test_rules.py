@@ -538,3 +538,35 @@ def test_a_bad_file_is_a_usage_error_with_the_number_of_the_rule(
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Any):
     with pytest.raises(UsageError):
         RulePredictor.from_file(tmp_path / "none.toml")
+
+
+def test_without_what_a_template_names_nothing_is_proposed():
+    one = rule("again", "get_order", order_id="{results.get_user}")
+    assert predicted(one, "again") == []
+    either = rule(r"(?P<kind>a)|(?P<other>b)", "get_order", order_id="{other}")
+    assert arguments(either, "a b") == [{"order_id": "b"}]
+
+
+def test_results_are_found_before_any_user_message():
+    one = rule(None, "get_order", after="get_user", order_id="{result.id}")
+    assert arguments(one, found_user({"id": "W1"})[1:]) == [{"order_id": "W1"}]
+
+
+def test_of_equal_calls_the_most_probable_one_is_proposed():
+    predictor = RulePredictor(
+        [
+            rule("order", "get_order", order_id="W1", probability=0.4),
+            rule("order", "get_order", order_id="W1", probability=0.6),
+            rule("order", "get_order", order_id="W1", probability=0.5),
+        ]
+    )
+    conversation = Conversation(
+        messages=(user("my order"),), tools={"get_order": get_order}
+    )
+    [prediction] = predictor.predict_nowait(conversation)
+    assert prediction.origin == "rule 2"
+
+
+def test_a_number_stands_in_a_text_as_json_writes_it():
+    one = rule(None, "search", after="get_user", query="{result.n} {result.yes}")
+    assert arguments(one, found_user({"n": 7, "yes": True})) == [{"query": "7 true"}]

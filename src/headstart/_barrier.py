@@ -21,7 +21,7 @@ import os
 import threading
 from collections import deque
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -485,7 +485,7 @@ class WriteBarrier:
         """
         self._core.on_first_wait = callback
 
-    def __enter__(self) -> WriteBarrier:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

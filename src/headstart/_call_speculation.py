@@ -14,7 +14,9 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+import math
+import threading
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
 import anyio.from_thread
@@ -27,13 +29,14 @@ from ._lifecycle import Lifecycle, SpeculationInput, SpeculationState
 from ._tools import ArgumentsFingerprint, Tool, ToolContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
 _spans = itertools.count(1)
 _UNUSABLE = frozenset({SpeculationState.DISCARDED, SpeculationState.CANCELLED})
+_INTERRUPTS = (KeyboardInterrupt, SystemExit)
 
 
 class ToolCallSpeculator:
@@ -56,6 +59,9 @@ class ToolCallSpeculator:
         arguments: The predicted arguments as JSON text.
         parent: A barrier that must be open before the call's own opens.
         context: Where the call's `deps` come from, and its early result goes to.
+        conditions: Barriers that must be open before the call's effects, besides its
+            own: a guardrail that still thinks. Denying one refuses the effects, as
+            it would those of a real call; it does not discard the call.
 
     Attributes:
         tool: The tool.
@@ -74,13 +80,13 @@ class ToolCallSpeculator:
         "_done",
         "_error",
         "_fingerprint",
+        "_gate",
         "_lifecycle",
         "_on_early_result",
         "_on_end",
         "_on_hold",
         "_scope",
         "_task_group",
-        "_validated",
         "_value",
         "arguments",
         "barrier",
@@ -88,6 +94,7 @@ class ToolCallSpeculator:
         "early_result",
         "ended_at",
         "held_at",
+        "released_at",
         "span_id",
         "started_at",
         "tool",
@@ -100,9 +107,12 @@ class ToolCallSpeculator:
         *,
         parent: WriteBarrier | None = None,
         context: ToolContext[Any] | None = None,
+        conditions: Sequence[WriteBarrier] = (),
     ) -> None:
         if not isinstance(tool, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"A speculated call needs a Tool, not {type(tool).__name__}: use @tool."
+            msg = (
+                f"A speculated call needs a Tool, not {type(tool).__name__}: use @tool."
+            )
             raise UsageError(msg)
         if not tool.launchable:
             msg = (
@@ -114,9 +124,10 @@ class ToolCallSpeculator:
         self.arguments = arguments
         self.span_id = f"call-{next(_spans)}"
         self.barrier = WriteBarrier(*((parent,) if parent else ()), name=self.span_id)
-        self.barrier.on_first_wait(self._note_hold)
+        self._gate = gated_by(self.barrier, conditions)
         self.early_result: ToolResult | None = None
-        self.started_at = self.held_at = self.confirmed_at = self.ended_at = -1.0
+        self.started_at = self.held_at = self.released_at = -1.0
+        self.confirmed_at = self.ended_at = -1.0
         self._fingerprint: ArgumentsFingerprint | None = tool.fingerprint(arguments)
         self._lifecycle = Lifecycle()
         self._on_early_result = context.receive_early_result if context else None
@@ -125,7 +136,7 @@ class ToolCallSpeculator:
         self._context: ToolContext[Any] = ToolContext(
             deps=context.deps if context else None,
             call=ToolCall(self.span_id, tool.name, arguments),
-            barrier=self.barrier,
+            barrier=self._gate,
             on_early_result=self._receive_early_result,
         )
         self._value: Any = None
@@ -176,6 +187,7 @@ class ToolCallSpeculator:
             on_hold: Called when the tool first waits at its barrier.
             on_end: Called when the tool has ended, in whatever way.
         """
+        self._refuse_second_launch()
         self._lifecycle.advance(SpeculationInput.ADMIT)
         self._lifecycle.advance(SpeculationInput.LAUNCH)
         self._on_hold = on_hold
@@ -186,20 +198,22 @@ class ToolCallSpeculator:
         if self.tool.timeout is not None:
             self._scope.deadline = self.started_at + self.tool.timeout
         self.barrier.on_settled(self._obey_barrier)
+        self._gate.on_settled(self._note_release)
+        self._gate.on_first_wait(in_this_loop(self._hold))
         task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
 
     async def _run(self) -> None:
         try:
             with self._scope:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                with running_in(self.barrier):
+                with running_in(self._gate):
                     arguments = self.tool.validate(self.arguments)
                     self._value = await self.tool.invoke(self._context, arguments)
-        except (KeyboardInterrupt, SystemExit, anyio.get_cancelled_exc_class()):
-            self.settle_lost()
-            raise
-        except BaseException as error:  # noqa: BLE001 - kept for whoever waits
-            self._end(error)
+        except BaseException as error:
+            if comes_from_outside(error):
+                self.settle_lost()
+                raise
+            self._end(as_failure(error, f"The tool {self.tool.name!r}"))
             return
         if self._scope.cancelled_caught and self._lifecycle.state not in _UNUSABLE:
             late = f"The tool {self.tool.name!r} took over {self.tool.timeout} s."
@@ -226,28 +240,35 @@ class ToolCallSpeculator:
             self._on_end()
 
     def _obey_barrier(self) -> None:
+        """Follow the barrier, whoever settled it, from wherever."""
         if self.barrier.effective_state is BarrierState.DENIED:
             if self._lifecycle.accepts(SpeculationInput.DISCARD):
                 self._lifecycle.advance(SpeculationInput.DISCARD)
             elif self._lifecycle.accepts(SpeculationInput.CANCEL):
                 self._lifecycle.advance(SpeculationInput.CANCEL)
             self._scope.cancel()
-
-    def _note_hold(self) -> None:
-        try:
-            self._hold()
-        except RuntimeError:  # in a thread
-            try:
-                anyio.from_thread.run_sync(self._hold)
-            except RuntimeError:  # in a thread that is not anyio's
-                return
+        elif self.barrier.state is BarrierState.FLUSHED and self._lifecycle.accepts(
+            SpeculationInput.FLUSH
+        ):
+            self._lifecycle.advance(SpeculationInput.FLUSH)
+            self.confirmed_at = anyio.current_time()
 
     def _hold(self) -> None:
         self.held_at = anyio.current_time()
+        self._scope.deadline = math.inf  # time that it is held is not its own
         if self._on_hold is not None:
             self._on_hold()
 
+    def _note_release(self) -> None:
+        if self._gate.effective_state is BarrierState.FLUSHED:
+            self.released_at = anyio.current_time()
+            if self.held_at >= 0 and self.tool.timeout is not None:
+                left = self.tool.timeout - (self.held_at - self.started_at)
+                self._scope.deadline = self.released_at + left
+
     def _receive_early_result(self, result: ToolResult) -> None:
+        if self._lifecycle.state in _UNUSABLE:
+            return
         self.early_result = result
         if self._on_early_result is not None:
             self._on_early_result(result)
@@ -268,8 +289,6 @@ class ToolCallSpeculator:
     def confirm(self, call: ToolCall | None = None) -> None:
         """Flush the barrier without waiting for the result: the call is real now.
 
-        Its `timeout` starts again, as that of a call that starts now would.
-
         Args:
             call: The model's own call, for the tool's context.
 
@@ -277,14 +296,10 @@ class ToolCallSpeculator:
             SpeculationError: It was discarded before.
         """
         self._require_launched()
-        if self._lifecycle.accepts(SpeculationInput.FLUSH):
-            if call is not None:
-                self._context.call = call
-            self.confirmed_at = anyio.current_time()
-            if self.tool.timeout is not None:
-                self._scope.deadline = self.confirmed_at + self.tool.timeout
-            self._lifecycle.advance(SpeculationInput.FLUSH)
-            self.barrier.flush()
+        self._require_usable()
+        if call is not None:
+            self._context.call = call
+        self.barrier.flush()
         self._require_usable()
 
     async def adopt(self) -> Any:
@@ -321,7 +336,7 @@ class ToolCallSpeculator:
     def cancel(self, reason: str = "it was cancelled") -> bool:
         """Discard the call: deny its barrier and cancel its task. Never waits.
 
-        Nothing happens once it was confirmed.
+        Nothing happens once its barrier was flushed, by whomever.
 
         Returns:
             Whether this discarded it.
@@ -330,10 +345,9 @@ class ToolCallSpeculator:
             return self.barrier.deny(reason)
         if not self._lifecycle.accepts(SpeculationInput.DISCARD):
             return False
-        self._lifecycle.advance(SpeculationInput.DISCARD)
         self.barrier.deny(reason)
-        self._scope.cancel()
-        return True
+        self._obey_barrier()
+        return self._lifecycle.state is SpeculationState.DISCARDED
 
     def abort(self) -> None:
         """Cancel the task of a confirmed call, because its host was cancelled."""
@@ -342,12 +356,26 @@ class ToolCallSpeculator:
             self._scope.cancel()
 
     def running_seconds(self, now: float) -> float:
-        """Seconds that the tool itself took so far, without any that it was held."""
+        """Seconds that the tool has run, without any that it was held.
+
+        For a confirmed call that has ended: what it would have taken if it had only
+        started when it was confirmed, with its conditions opening when they did.
+        """
+        if self.started_at < 0:
+            return 0.0
         end = self.ended_at if self.ended else now
         if self.held_at < 0:
             return end - self.started_at
-        released = self.confirmed_at if self.confirmed_at >= 0 else end
-        return end - self.started_at - max(0.0, released - self.held_at)
+        prepared = self.held_at - self.started_at
+        if self.confirmed_at < 0 or self.released_at < 0:
+            return prepared
+        released = max(self.released_at, self.held_at)
+        return max(released - self.confirmed_at, prepared) + max(0.0, end - released)
+
+    def _refuse_second_launch(self) -> None:
+        if self.started_at >= 0:
+            msg = "A call is launched once: make a new ToolCallSpeculator for another."
+            raise UsageError(msg)
 
     def _require_launched(self) -> None:
         if self.started_at < 0:
@@ -355,12 +383,14 @@ class ToolCallSpeculator:
             raise UsageError(msg)
 
     def _require_usable(self) -> None:
+        self._obey_barrier()
         if self._lifecycle.state in _UNUSABLE:
             reason = self.barrier.reason or "the host was cancelled"
             msg = f"The call of {self.tool.name!r} cannot be used: {reason}."
             raise SpeculationError(msg, reason=reason) from self._error
 
-    async def __aenter__(self) -> ToolCallSpeculator:
+    async def __aenter__(self) -> Self:
+        self._refuse_second_launch()
         group = anyio.create_task_group()
         await group.__aenter__()
         self._task_group = group
@@ -379,7 +409,10 @@ class ToolCallSpeculator:
         cancelled = anyio.get_cancelled_exc_class()
         try:
             if not self.cancel("its scope was left") and not self.ended:
-                if kind is not None and issubclass(kind, cancelled):
+                # With an exception on its way, a call that an ancestor still holds
+                # would be waited for by the only one who could release it.
+                held = self.barrier.effective_state is BarrierState.HELD
+                if kind is not None and (held or issubclass(kind, cancelled)):
                     self.abort()
                 else:
                     await self._done.wait()
@@ -391,6 +424,57 @@ class ToolCallSpeculator:
                 await close_quietly(group)
             finally:
                 self.settle_lost()
+
+
+def in_this_loop(function: Callable[[], None]) -> Callable[[], None]:
+    """`function`, to be called from this event loop or from a worker thread of it."""
+    thread = threading.get_ident()
+
+    def call() -> None:
+        if threading.get_ident() == thread:
+            function()
+            return
+        try:
+            anyio.from_thread.run_sync(function)
+        except RuntimeError:  # in a thread that is not anyio's
+            return
+
+    return call
+
+
+def gated_by(barrier: WriteBarrier, conditions: Sequence[WriteBarrier]) -> WriteBarrier:
+    """What a call's effects wait at: its own barrier, and every condition."""
+    if not conditions:
+        return barrier
+    gate = WriteBarrier(barrier, *conditions, name=barrier.name)
+    gate.flush()
+    return gate
+
+
+def comes_from_outside(error: BaseException) -> bool:
+    """Whether a task has to pass `error` on: an interrupt, or its host's cancellation.
+
+    On asyncio a cancellation may also be the task's own affair: awaiting a future that
+    somebody has cancelled raises it. Passed on, it would cancel the host.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.subgroup(_INTERRUPTS) is not None
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return anyio.current_effective_deadline() == -math.inf
+    return isinstance(error, _INTERRUPTS)
+
+
+def as_failure(error: BaseException, who: str) -> BaseException:
+    """What is kept of an exception: itself, but never a cancellation.
+
+    Raised again elsewhere, a cancellation would be taken for that task's own.
+    """
+    if not isinstance(error, anyio.get_cancelled_exc_class()):
+        return error
+    failure = RuntimeError(f"{who} ended by a cancellation of its own making.")
+    failure.__cause__ = error
+    return failure
 
 
 async def close_quietly(group: TaskGroup) -> None:

@@ -74,7 +74,9 @@ class WriteDenied(HeadstartError):  # noqa: N818 - the design's name: it is a ve
         reason: Why, in the words of whoever denied it.
     """
 
-    def __init__(self, message: str, *, barrier: str, denied_by: str, reason: str):
+    def __init__(
+        self, message: str, *, barrier: str, denied_by: str, reason: str
+    ) -> None:
         super().__init__(message)
         self.barrier = barrier
         self.denied_by = denied_by
@@ -137,7 +139,7 @@ class InternalError(HeadstartError):
     """A bug in headstart. Please report it, with the traceback."""
 
 
-class DiscardedError(_Pickles, BaseException):  # noqa: N818
+class DiscardedError(_Pickles, BaseException):
     """A sync tool in a thread reached a held effect after its call was discarded.
 
     It derives from `BaseException` so that a tool's `except Exception` cannot take it

@@ -322,8 +322,9 @@ class EventLog:
 
 @functools.cache
 def _adapter() -> TypeAdapter[Any]:
-    from pydantic import Discriminator, TypeAdapter  # noqa: PLC0415 - only for traces
-    from typing import Annotated  # noqa: PLC0415
+    from typing import Annotated
+
+    from pydantic import Discriminator, TypeAdapter
 
     return TypeAdapter(Annotated[Event, Discriminator("event")])
 

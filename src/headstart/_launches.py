@@ -35,15 +35,17 @@ from ._tools import Effect, InvalidArgumentsError, Tool, ToolContext, overlaps
 from ._turn import Launch, Slot, Turn, touched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskGroup
 
+    from ._barrier import WriteBarrier
     from ._calls import ToolResult
     from ._tools import ArgumentsFingerprint, ResourceKeys
 
 logger = logging.getLogger("headstart")
 
+_USABLE = frozenset({SpeculationState.RUNNING, SpeculationState.READY})
 MAX_KEPT = 64
 """Ended, unclaimed launches that a session keeps; the oldest go first."""
 
@@ -67,6 +69,7 @@ class LaunchPool:
 
     Args:
         deps: What tools receive.
+        conditions: What effects wait for, besides their own call.
         policy: Who admits.
         recorder: Who is told.
         on_early_result: Called with a launch that stated its result early.
@@ -77,12 +80,14 @@ class LaunchPool:
         self,
         *,
         deps: Any,
+        conditions: Sequence[WriteBarrier],
         policy: Policy,
         recorder: Recorder,
         on_early_result: Callable[[Launch, ToolResult], None],
         on_end: Callable[[Launch], None],
     ) -> None:
         self._deps = deps
+        self._conditions = conditions
         self._policy = policy
         self._recorder = recorder
         self._on_early_result = on_early_result
@@ -106,29 +111,29 @@ class LaunchPool:
             return self._start(proposal)
         except Exception as error:
             logger.exception("A call of %r was not launched.", proposal.tool.name)
-            self._refuse(proposal, f"{type(error).__name__} was raised")
+            self.refuse(proposal, f"{type(error).__name__} was raised")
             return None
 
     def _start(self, proposal: Proposal) -> Launch | None:
         tool, slot = proposal.tool, proposal.slot
-        if slot is not None and (slot.launch is not None or slot.demanded_at >= 0):
+        if slot is not None and not slot.wants_launch:
             return None
         if not tool.launchable:
-            return self._refuse(proposal, "effect")
+            return self.refuse(proposal, "effect")
         if tool.approval and tool.effect is Effect.READ:
-            return self._refuse(proposal, "approval")
+            return self.refuse(proposal, "approval")
         if proposal.cause == "sealed" and tool.name in self._unreliable:
-            return self._refuse(proposal, "its stream changed a sealed call before")
+            return self.refuse(proposal, "its stream changed a sealed call before")
         try:
             touches = touched(tool, tool.validate(proposal.arguments))
         except InvalidArgumentsError:
-            return self._refuse(proposal, "arguments")
+            return self.refuse(proposal, "arguments")
         if self._is_blocked(proposal, touches):
             self._waiting.append(proposal)
             return None
         reason = self._policy.refuse_launch(self._candidate(proposal))
         if reason is not None:
-            return self._refuse(proposal, reason)
+            return self.refuse(proposal, reason)
         return self._launch(proposal, touches)
 
     def _candidate(self, proposal: Proposal) -> Candidate:
@@ -170,7 +175,11 @@ class LaunchPool:
             on_early_result=receive,
         )
         speculator = ToolCallSpeculator(
-            tool, proposal.arguments, parent=home.barrier, context=context
+            tool,
+            proposal.arguments,
+            parent=home.barrier,
+            context=context,
+            conditions=self._conditions,
         )
         launch = Launch(
             speculator,
@@ -196,7 +205,8 @@ class LaunchPool:
         self._forget_oldest()
         return launch
 
-    def _refuse(self, proposal: Proposal, reason: str) -> None:
+    def refuse(self, proposal: Proposal, reason: str) -> None:
+        """Note why a call is not launched."""
         self._recorder.emit(
             CallRefused,
             turn=proposal.home.id,
@@ -223,6 +233,8 @@ class LaunchPool:
             return
         if launch.speculator.state is SpeculationState.FAILED:
             self.discard(launch, "it failed before it was confirmed")
+        elif launch.speculator.state is SpeculationState.DISCARDED:
+            self.discard(launch, launch.speculator.barrier.reason or "it was denied")
         else:
             self._on_end(launch)
 
@@ -244,7 +256,8 @@ class LaunchPool:
             and launch.speculator.fingerprint == fingerprint
             for launch in self._live
         ) + sum(
-            proposal.tool is tool and tool.fingerprint(proposal.arguments) == fingerprint
+            proposal.tool is tool
+            and tool.fingerprint(proposal.arguments) == fingerprint
             for proposal in self._waiting
         )
 
@@ -255,6 +268,7 @@ class LaunchPool:
             if (
                 launch.slot is None
                 and launch.tool is slot.tool
+                and launch.speculator.state in _USABLE
                 and _visible(launch, turn)
                 and _equal(launch.speculator.fingerprint, slot.fingerprint)
             ):
@@ -271,8 +285,8 @@ class LaunchPool:
 
     def refuse_adoption(self, launch: Launch) -> str | None:
         """Why a claimed launch may not be adopted now; `None` when it may."""
-        if launch not in self._live:
-            return "it was discarded"
+        if launch.speculator.state not in _USABLE:
+            return launch.speculator.barrier.reason or "it was denied"
         if _too_old(launch, anyio.current_time()):
             return "it is older than max_age"
         return None

@@ -101,7 +101,7 @@ class LimitPolicy:
         refusals = (
             (candidate.depth > self.max_depth, "too deep"),
             (predicted and tool.egress and not self.allow_egress, "egress"),
-            (candidate.probability < self.min_probability, "improbable"),
+            (not candidate.probability >= self.min_probability, "improbable"),  # or NaN
             (candidate.in_flight >= self.max_in_flight, "too many in flight"),
             (candidate.in_flight_of_tool >= of_tool, "too many of this tool in flight"),
             (predicted and candidate.wasted_s >= self.max_wasted_s, "seconds wasted"),

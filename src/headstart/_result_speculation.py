@@ -11,15 +11,16 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
-from ._call_speculation import close_quietly
+from ._call_speculation import as_failure, close_quietly, comes_from_outside
 from ._errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -127,13 +128,14 @@ class ResultSpeculator(Generic[Response]):
     async def _run(self, results: Sequence[ToolResult]) -> None:
         try:
             with self._scope:
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 request = self._request.answered(self._calls, results)
                 self._response = await self._ask_model(request)
-        except (KeyboardInterrupt, SystemExit, anyio.get_cancelled_exc_class()):
-            self._closed = True
-            raise
-        except BaseException as error:  # noqa: BLE001 - kept for whoever resolves
-            self._error = error
+        except BaseException as error:
+            if comes_from_outside(error):
+                self._closed = True
+                raise
+            self._error = as_failure(error, "The model request")
         finally:
             self._closed = self._closed or self._scope.cancelled_caught
             self._done.set()
@@ -149,9 +151,11 @@ class ResultSpeculator(Generic[Response]):
         if self._ran_on is None or self._closed:
             return None
         await self._done.wait()
+        if self._closed:
+            return None
         if self._error is not None:
             raise self._error
-        return None if self._closed else self._response
+        return self._response
 
     async def resolve(self, actual_results: Sequence[ToolResult]) -> Response | None:
         """Wait for the response, if it was run on exactly these results.
@@ -177,7 +181,7 @@ class ResultSpeculator(Generic[Response]):
         if self._ran_on is not None:
             self._scope.cancel()
 
-    async def __aenter__(self) -> ResultSpeculator[Response]:
+    async def __aenter__(self) -> Self:
         if self._task_group is not None:
             msg = "A ResultSpeculator is entered once."
             raise UsageError(msg)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
@@ -29,7 +30,7 @@ import anyio
 from typing_extensions import TypeVar
 
 from ._barrier import WriteBarrier, running_in
-from ._call_speculation import close_quietly
+from ._call_speculation import close_quietly, gated_by, in_this_loop
 from ._calls import ToolCall, ToolResult
 from ._errors import PredictorError, SpeculationError, UsageError, WriteDenied
 from ._events import (
@@ -48,7 +49,6 @@ from ._events import (
     TurnStarted,
 )
 from ._launches import LaunchPool, Proposal
-from ._messages import AskModel, DeltaReceiver, ModelDelta, ModelRequest, ModelResponse
 from ._policy import LimitPolicy, Policy
 from ._result_speculation import ResultSpeculator
 from ._tools import Effect, InvalidArgumentsError, Tool, ToolContext
@@ -65,6 +65,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import TaskGroup
+
+    from ._messages import (
+        AskModel,
+        DeltaReceiver,
+        ModelDelta,
+        ModelRequest,
+        ModelResponse,
+    )
 
 Deps = TypeVar("Deps", default=Any)
 Approve = Callable[[ToolCall, Any], Awaitable[bool]]
@@ -166,10 +174,11 @@ class Session(Generic[Deps]):
             msg = f"The session {self.name!r} is entered once."
             raise UsageError(msg)
         self._recorder = Recorder(self.name, self._sink, anyio.current_time)
-        self._root = WriteBarrier(*self._conditions, name=self.name)
+        self._root = WriteBarrier(name=self.name)
         self._root.flush()
         self._pool = LaunchPool(
             deps=self.deps,
+            conditions=self._conditions,
             policy=self._policy,
             recorder=self._recorder,
             on_early_result=self._launch_knows,
@@ -238,6 +247,7 @@ class Session(Generic[Deps]):
         self._ask_model = ask_model
         previous = self._turn
         if previous is not None:
+            self._stop_predicting(previous)
             child = previous.child
             if child is not None and child.request == request:
                 response = await self._adopt_turn(previous, child, on_delta)
@@ -451,10 +461,13 @@ class Session(Generic[Deps]):
         tool, arguments = slot.tool, slot.arguments
         if slot.problem is not None or tool is None or arguments is None:
             return slot.problem or ToolResult("The call cannot run.", is_error=True)
-        if tool.approval and not await self._is_approved(slot):
-            if slot.launch is not None:
-                self._pool.discard(slot.launch, "it was not approved")
-            return ToolResult("The call was not approved.", is_error=True)
+        if tool.approval:
+            approved = await self._is_approved(slot)
+            slot.approval_s = anyio.current_time() - slot.demanded_at
+            if not approved:
+                if slot.launch is not None:
+                    self._pool.discard(slot.launch, "it was not approved")
+                return ToolResult("The call was not approved.", is_error=True)
         launch = slot.launch
         if launch is not None:
             refusal = self._pool.refuse_adoption(launch)
@@ -486,12 +499,9 @@ class Session(Generic[Deps]):
         try:
             value = await speculator.wait()
         except SpeculationError as error:
-            if self._root.reason is not None:
-                result = _refusal(self._root.reason)
-            else:
-                logger.debug("An adopted call is run again: %s", error.reason)
-                slot.launch = None
-                return None
+            logger.debug("An adopted call is run again: %s", error.reason)
+            slot.launch = None
+            return None
         except WriteDenied as error:
             result = _refusal(error.reason)
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
@@ -508,8 +518,9 @@ class Session(Generic[Deps]):
         self, slot: Slot, tool: Tool, arguments: dict[str, object]
     ) -> ToolResult:
         """Run a call as it would run without speculation."""
-        barrier = WriteBarrier(slot.turn.barrier, name=slot.call.id)
-        barrier.flush()
+        own = WriteBarrier(slot.turn.barrier, name=slot.call.id)
+        own.flush()
+        barrier = gated_by(own, self._conditions)
         context = ToolContext(
             deps=self.deps,
             call=slot.call,
@@ -519,11 +530,13 @@ class Session(Generic[Deps]):
         began_at = anyio.current_time()
         self._pool.note_real_call(tool, 1)
         try:
+            if tool.effect is Effect.UNSAFE and self._conditions:
+                await barrier.wait()  # it would not wait by itself
             with running_in(barrier):
                 if tool.timeout is None:
                     value = await tool.invoke(context, arguments)
                 else:
-                    value = await _within(tool, tool.invoke(context, arguments))
+                    value = await _within(tool, barrier, context, arguments)
         except WriteDenied as error:
             return _refusal(error.reason)
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
@@ -544,7 +557,7 @@ class Session(Generic[Deps]):
             turn=turn.id,
             call_id=slot.call.id,
             tool=slot.call.name,
-            duration_s=slot.duration,
+            duration_s=slot.duration + slot.approval_s,
             wait_s=wait_s,
             adopted=slot.launch is not None,
             is_error=result.is_error,
@@ -566,7 +579,7 @@ class Session(Generic[Deps]):
             ToolsEnded,
             turn=turn.id,
             calls=len(turn.slots),
-            serial_s=max(slot.duration for slot in turn.slots),
+            serial_s=max(slot.duration + slot.approval_s for slot in turn.slots),
             wait_s=last - first,
         )
 
@@ -630,9 +643,8 @@ class Session(Generic[Deps]):
         child = turn.child
         while child is not None:
             for slot in child.slots:
-                if slot.launch is None and slot.known is None:
-                    if not child.conflicts(slot):
-                        self._start_slot(child, slot)
+                if slot.known is None and not child.conflicts(slot):
+                    self._start_slot(child, slot)
             child = child.child
 
     def _conversation(self, messages: tuple[Any, ...]) -> Conversation:
@@ -651,6 +663,12 @@ class Session(Generic[Deps]):
             self._task_group.start_soon(
                 self._ask_predictor, number, predictor, conversation, turn, scope
             )
+
+    def _stop_predicting(self, turn: Turn) -> None:
+        for number in range(len(self._predictors)):
+            scope = self._predicting.pop((number, turn.id), None)
+            if scope is not None:
+                scope.cancel()
 
     async def _ask_predictor(
         self,
@@ -692,14 +710,13 @@ class Session(Generic[Deps]):
                 self._predictor_failed(predictor, PredictorError(msg))
                 continue
             fingerprint = tool.fingerprint(prediction.arguments_text)
-            if fingerprint is None:
-                continue
-            wanted = 1 + sum(
-                tool is other and fingerprint == equal for other, equal in seen
-            )
-            seen.append((tool, fingerprint))
-            if wanted <= self._count_coming(turn, tool, fingerprint):
-                continue
+            if fingerprint is not None:
+                wanted = 1 + sum(
+                    tool is other and fingerprint == equal for other, equal in seen
+                )
+                seen.append((tool, fingerprint))
+                if wanted <= self._count_coming(turn, tool, fingerprint):
+                    continue
             span = f"{self.name}/{next(self._spans)}"
             origin = prediction.origin or type(predictor).__name__
             self._recorder.emit(
@@ -710,22 +727,26 @@ class Session(Generic[Deps]):
                 origin=origin,
                 probability=prediction.probability,
             )
-            self._pool.start(
-                Proposal(
-                    home=turn,
-                    tool=tool,
-                    arguments=prediction.arguments_text,
-                    cause="predicted",
-                    probability=prediction.probability,
-                    origin=origin,
-                    span=span,
-                )
+            proposal = Proposal(
+                home=turn,
+                tool=tool,
+                arguments=prediction.arguments_text,
+                cause="predicted",
+                probability=prediction.probability,
+                origin=origin,
+                span=span,
             )
+            if fingerprint is None:
+                self._pool.refuse(proposal, "arguments")
+            else:
+                self._pool.start(proposal)
 
     def _count_coming(self, turn: Turn, tool: Tool, fingerprint: object) -> int:
         """Equal calls that are launched and unclaimed, or that the turn still runs."""
         return self._pool.count_equal(turn, tool, fingerprint) + sum(
-            slot.tool is tool and slot.result is None and slot.fingerprint == fingerprint
+            slot.tool is tool
+            and slot.result is None
+            and slot.fingerprint == fingerprint
             for slot in (*turn.slots, *turn.sealed.values())
         )
 
@@ -863,10 +884,7 @@ class Session(Generic[Deps]):
             doomed = doomed.child
 
     def _account_discarded(self, turn: Turn, reason: str) -> None:
-        for number in range(len(self._predictors)):
-            scope = self._predicting.pop((number, turn.id), None)
-            if scope is not None:
-                scope.cancel()
+        self._stop_predicting(turn)
         self._pool.forget_waiting(turn)
         self._pool.discard_where(reason, lambda launch: launch.home is turn)
         for slot in (*turn.slots, *turn.sealed.values()):
@@ -899,9 +917,29 @@ def _renumber(turn: Turn) -> None:
         depth += 1
 
 
-async def _within(tool: Tool, run: Awaitable[Any]) -> Any:
-    with anyio.move_on_after(tool.timeout) as scope:
-        return await run
+async def _within(
+    tool: Tool,
+    barrier: WriteBarrier,
+    context: ToolContext[Any],
+    arguments: dict[str, object],
+) -> Any:
+    """Run a call for its `timeout` at most; time that its effect is held is not counted."""
+    began_at = anyio.current_time()
+    timeout = tool.timeout or 0.0
+    with anyio.CancelScope(deadline=began_at + timeout) as scope:
+        held_at: list[float] = []
+
+        def hold() -> None:
+            held_at.append(anyio.current_time())
+            scope.deadline = math.inf
+
+        def release() -> None:
+            if held_at:
+                scope.deadline = anyio.current_time() + timeout - held_at[0] + began_at
+
+        barrier.on_first_wait(in_this_loop(hold))
+        barrier.on_settled(release)
+        return await tool.invoke(context, arguments)
     if scope.cancelled_caught:
         msg = f"The tool {tool.name!r} took over {tool.timeout} s."
         raise TimeoutError(msg)

@@ -6,7 +6,6 @@ import enum
 import inspect
 import string
 import threading
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -40,6 +39,8 @@ from ._calls import (
 from ._errors import ToolDefinitionError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from ._barrier import WriteBarrier
 
 Deps = TypeVar("Deps", default=Any)

@@ -90,6 +90,14 @@ class Slot:
     demanded_at: float = -1.0
     ended_at: float = -1.0
     duration: float = 0.0
+    approval_s: float = 0.0
+
+    @property
+    def wants_launch(self) -> bool:
+        """Whether it is still a call of its turn that could be launched early."""
+        turn = self.turn
+        current = self in turn.slots or turn.sealed.get(self.index) is self
+        return current and self.launch is None and self.demanded_at < 0
 
     @property
     def known(self) -> ToolResult | None:

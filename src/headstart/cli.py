@@ -4,7 +4,7 @@ from __future__ import annotations
 
 try:
     import click
-    import rich  # noqa: F401 - what the commands show their results with
+    import rich as rich  # what the commands show their results with
 except ImportError as missing:
     raise SystemExit(
         f'Please install `{missing.name}`: pip install "headstart[cli]"'

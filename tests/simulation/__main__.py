@@ -6,10 +6,11 @@ import argparse
 import logging
 import time
 import traceback
+from pathlib import Path
 
 from headstart.testing import run_virtual
 
-from .check import check, check_cancelled
+from .check import check_all
 
 
 def main() -> int:
@@ -20,24 +21,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeat this one, with its traceback")
     options = parser.parse_args()
     if options.seed is not None:
-        run_virtual(check, options.seed)
-        run_virtual(check_cancelled, options.seed)
+        run_virtual(check_all, options.seed)
         return 0
     logging.disable(logging.CRITICAL)
     began, failures, seed = time.perf_counter(), [], options.first
     while seed < options.first + options.programs:
         if time.perf_counter() - began > options.seconds:
             break
-        for judge in (check, check_cancelled):
-            try:
-                run_virtual(judge, seed)
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                failures.append(seed)
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                print(f"seed {seed} {judge.__name__}: {type(error).__name__}: "
-                      f"{str(error)[:150]} ({last.filename.split('/')[-1]}:{last.lineno})")
+        try:
+            run_virtual(check_all, seed)
+        except Exception as error:
+            failures.append(seed)
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            print(f"seed {seed}: {type(error).__name__}: {str(error)[:150]} ({where})")
         seed += 1
     spent = time.perf_counter() - began
     print(f"{seed - options.first} programs in {spent:.1f} s, {len(failures)} failures")

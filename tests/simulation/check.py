@@ -48,10 +48,9 @@ async def run_conversation(program: Program, answer) -> tuple[tuple[Message, ...
 
 async def run_oracle(program: Program) -> Outcome:
     world = World(program.seed)
-    tools = program.tools(world)
 
     async def answer(messages):
-        return await run_plain(program, messages, tools, program.approve)
+        return await run_plain(program, messages, world)
 
     messages, seconds, failed = await run_conversation(program, answer)
     shown = "".join(m.content for m in messages if m.role == "assistant")
@@ -64,7 +63,7 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
     world = World(program.seed)
     agent = Agent(
         program,
-        program.tools(world),
+        program.tools,
         predictors=program.make_predictors(),
         policy=LimitPolicy(
             max_depth=program.max_depth, max_in_flight=program.max_in_flight
@@ -76,7 +75,7 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
     shown: list[str] = []
     result = ((), math.nan, False)
     with anyio.CancelScope(deadline=anyio.current_time() + cancel_at):
-        async with agent.open_session(sink=log) as session:
+        async with agent.open_session(deps=world, sink=log) as session:
 
             async def answer(messages):
                 async with agent.stream(messages, session=session) as stream:
@@ -97,10 +96,16 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
     )
 
 
-async def check(seed: int) -> None:
-    """Compare one program with the oracle. Raises `AssertionError` where it differs."""
+async def check_all(seed: int) -> None:
+    """Check one program with speculation, and cancelled somewhere."""
     program = Program(seed)
     plain = await run_oracle(program)
+    await check(program, plain)
+    await check_cancelled(program, plain)
+
+
+async def check(program: Program, plain: Outcome) -> None:
+    """Compare one program with the oracle. Raises `AssertionError` where it differs."""
     ahead = await run_ahead(program)
     assert ahead.failed == plain.failed
     assert ahead.effects == plain.effects, "other effects"
@@ -114,11 +119,9 @@ async def check(seed: int) -> None:
         assert ahead.seconds <= plain.seconds, "slower than without"
 
 
-async def check_cancelled(seed: int) -> None:
+async def check_cancelled(program: Program, plain: Outcome) -> None:
     """Cancel a program somewhere: what happened by then is what would have happened."""
-    program = Program(seed)
-    plain = await run_oracle(program)
-    moment = (seed % 97) / 97 * (plain.seconds + program.thinks)
+    moment = (program.seed % 97) / 97 * (plain.seconds + program.thinks)
     ahead = await run_ahead(program, cancel_at=moment + 1e-9)
     turns = [int(call.split(".")[0][1:]) for call, _, _ in ahead.world.effects]
     assert turns == sorted(turns)

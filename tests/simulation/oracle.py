@@ -7,11 +7,10 @@ import anyio
 from headstart import Message, ModelRequest, ToolContext, ToolResult, WriteBarrier
 
 
-async def run_plain(program, messages, tools, approve):
+async def run_plain(program, messages, world):
     """Answer the last message: ask, run the calls at once, ask again."""
-    named = {tool.name: tool for tool in tools}
     while True:
-        request = ModelRequest(messages, tools)
+        request = ModelRequest(messages, program.tools)
         response = await program.respond(request, lambda _: None)
         messages = (*messages, response.message)
         if not response.tool_calls:
@@ -19,7 +18,7 @@ async def run_plain(program, messages, tools, approve):
         results: dict[int, ToolResult] = {}
 
         async def run(index, call):
-            results[index] = await run_call(named, call, approve)
+            results[index] = await run_call(program, call, world)
 
         async with anyio.create_task_group() as group:
             for index, call in enumerate(response.tool_calls):
@@ -28,7 +27,8 @@ async def run_plain(program, messages, tools, approve):
         messages += tuple(map(Message.for_result, response.tool_calls, answers))
 
 
-async def run_call(named, call, approve):
+async def run_call(program, call, world):
+    named = {tool.name: tool for tool in program.tools}
     tool = named.get(call.name)
     if tool is None:
         known = ", ".join(named)
@@ -39,12 +39,12 @@ async def run_call(named, call, approve):
     except ValueError as error:
         text = f"The arguments of {call.name!r} are invalid: {error}"
         return ToolResult(text, is_error=True)
-    if tool.approval and not await approve(call, None):
+    if tool.approval and not await program.approve(call, world):
         return ToolResult("The call was not approved.", is_error=True)
     barrier = WriteBarrier()
     barrier.flush()
     try:
-        context = ToolContext(deps=None, call=call, barrier=barrier)
+        context = ToolContext(deps=world, call=call, barrier=barrier)
         return ToolResult.from_value(await tool.invoke(context, arguments))
     except Exception as error:
         return ToolResult.from_error(error)

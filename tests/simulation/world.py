@@ -106,6 +106,7 @@ class Program:
         rng = random.Random(seed)
         self.key_count = rng.randint(1, 3)
         self.plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
+        self.tools = [self._tool(plan) for plan in self.plans]
         self.turns = rng.randint(1, 4)
         self.user_messages = rng.randint(1, 3)
         self.streams = rng.random() < 0.7
@@ -138,12 +139,9 @@ class Program:
             sync_keys=0,
         )
 
-    def tools(self, world: World) -> list[Tool]:
-        return [self._tool(world, plan) for plan in self.plans]
-
-    def _tool(self, world: World, plan: ToolPlan) -> Tool:
-        async def function(context: ToolContext, k: int, v: int = 0) -> str:
-            return await world.run_tool(plan, context, k, v)
+    def _tool(self, plan: ToolPlan) -> Tool:
+        async def function(context: ToolContext[World], k: int, v: int = 0) -> str:
+            return await context.deps.run_tool(plan, context, k, v)
 
         keys = {"exact": ["k:{k}"], "wide": ["k"], "none": None}[plan.keys]
         writes = None if plan.effect is Effect.READ else keys

@@ -1,10 +1,10 @@
 """The demo: an incident copilot, run without and with speculation, and compared."""
 
 try:
-    import aiosqlite as _aiosqlite  # noqa: F401
-    import httpx2 as _httpx2  # noqa: F401
-    import openai as _openai  # noqa: F401
-    import sqlalchemy as _sqlalchemy  # noqa: F401
+    import aiosqlite as aiosqlite
+    import httpx2 as httpx2
+    import openai as openai
+    import sqlalchemy as sqlalchemy
 except ImportError as error:
     msg = f'Please install `{error.name}`: pip install "headstart[demo]"'
     raise ImportError(msg, name=error.name) from error
@@ -15,6 +15,7 @@ from ._bound import (
     bound_seconds as bound_seconds,
     serial_seconds as serial_seconds,
 )
+from ._copilot import USER_MESSAGES as USER_MESSAGES
 from ._latencies import (
     TOOL_LATENCIES as TOOL_LATENCIES,
     Latencies as Latencies,
@@ -25,6 +26,7 @@ from ._run import Progress as Progress, run_demo as run_demo
 
 __all__ = (
     "TOOL_LATENCIES",
+    "USER_MESSAGES",
     "BoundCall",
     "BoundTurn",
     "DemoOutcome",

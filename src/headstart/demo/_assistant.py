@@ -25,9 +25,7 @@ class Answer:
     calls: tuple[Call, ...] = ()
 
 
-def answer(
-    messages: Sequence[Mapping[str, Any]], *, tools: Collection[str]
-) -> Answer:
+def answer(messages: Sequence[Mapping[str, Any]], *, tools: Collection[str]) -> Answer:
     """Decide from a conversation in chat form, with the names of the tools on offer."""
     known = _Known(messages)
     for pattern, skill in _SKILLS:
@@ -135,7 +133,9 @@ def _advise_pause(known: _Known, match: re.Match[str]) -> str:
     number, until = int(match["number"]), match["until"]
     [incident] = known.need(("get_incident", {"incident_id": number}))
     if incident["status"] != "open":
-        return f"Incident {number} is {incident['status']}, so there is nothing to pause."
+        return (
+            f"Incident {number} is {incident['status']}, so there is nothing to pause."
+        )
     [health] = known.need(("get_service_health", {"service": incident["service"]}))
     described = _describe_health(health)
     if health["status"] == "healthy":
@@ -151,9 +151,7 @@ def _advise_pause(known: _Known, match: re.Match[str]) -> str:
 
 def _pause(known: _Known, match: re.Match[str]) -> str:
     number, until = int(match["number"]), match["until"]
-    [paused] = known.need(
-        ("pause_incident", {"incident_id": number, "until": until})
-    )
+    [paused] = known.need(("pause_incident", {"incident_id": number, "until": until}))
     clock = paused["paused_until"].partition("T")[2].rstrip("Z")
     return (
         f"Done. Incident {paused['incident_id']} is {paused['status']} until {clock} UTC, "
@@ -192,7 +190,9 @@ def _check_health(known: _Known, match: re.Match[str]) -> str:
 
 def _find_on_call(known: _Known, match: re.Match[str]) -> str:
     [shift] = known.need(("get_on_call", {"service": match["service"]}))
-    return f"{shift['name']} is on call for {shift['service']} until {shift['until']} UTC."
+    return (
+        f"{shift['name']} is on call for {shift['service']} until {shift['until']} UTC."
+    )
 
 
 def _list_open(known: _Known, _: re.Match[str]) -> str:

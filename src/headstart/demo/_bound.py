@@ -27,9 +27,11 @@ reads that must wait for an earlier write, are left out, so no run is faster tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Source: TypeAlias = tuple[int, int]
 """Which call a value comes from: the number of its turn, and of the call in it."""

@@ -21,8 +21,7 @@ sev4: only we notice; it goes on the backlog."""
 USER_MESSAGES = (
     "I just came on call. What is the worst open incident, and what do I do about it?",
     "Pause incident 204 until 18:00.",
-    "Lower incident 204 to sev3 and post an update: "
-    '"The pool is at 200 now and errors are falling."',
+    'Lower incident 204 to sev3 and post an update: "The pool is at 200 now."',
     "Should we pause incident 207 until 20:00 as well?",
     "Thanks! What does sev3 mean for the people on call tonight?",
 )

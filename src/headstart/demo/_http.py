@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -53,19 +53,23 @@ Handler: TypeAlias = Callable[[HTTPRequest], Awaitable[HTTPResponse]]
 
 
 @asynccontextmanager
-async def open_http_server(handler: Handler) -> AsyncIterator[str]:
+async def open_http_server(handler: Handler) -> AsyncGenerator[str]:
     """Serve on a free port of the loopback interface; gives the URL.
 
     Leaving ends every connection at once.
     """
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(SocketAttribute.local_port)
+    port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
+    failure: Exception | None = None
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, partial(_serve_connection, handler))
         try:
             yield f"http://127.0.0.1:{port}"
-        finally:
-            tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - raised below, and not in a group
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _serve_connection(handler: Handler, stream: SocketStream) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ._assistant import Answer, answer
 from ._http import HTTPRequest, HTTPResponse, open_http_server
-from ._latencies import Latencies
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from ._latencies import Latencies
 
 MODEL_NAME = "headstart-demo"
 _CREATED = 1_772_000_000  # a constant: equal conversations have equal answers
@@ -30,7 +33,7 @@ def split_tokens(text: str) -> list[str]:
 
 
 @asynccontextmanager
-async def open_model_server(latencies: Latencies) -> AsyncIterator[str]:
+async def open_model_server(latencies: Latencies) -> AsyncGenerator[str]:
     """Serve the model on the loopback interface; gives its `base_url`."""
     async with open_http_server(_ModelServer(latencies).answer) as url:
         yield f"{url}/v1"
@@ -63,7 +66,7 @@ class _ModelServer:
 
     async def _stream(
         self, completion: _Completion, start: float
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         for number, delta in completion.deltas():
             # Until a point in time: a late token does not make the next one later.
             await anyio.sleep_until(self._due(start, number))
@@ -82,7 +85,7 @@ class _Completion:
         tools = [tool["function"]["name"] for tool in body.get("tools") or ()]
         self.model = str(body.get("model", MODEL_NAME))
         self.stream = bool(body.get("stream"))
-        options = body.get("stream_options") or {}
+        options: dict[str, Any] = body.get("stream_options") or {}
         self.include_usage = bool(options.get("include_usage"))
         self.answer: Answer = answer(messages, tools=tools)
         # Named after the conversation, so that running it again names them the same.
@@ -97,7 +100,8 @@ class _Completion:
             len(split_tokens(name + arguments)) for _, name, arguments in self.calls
         )
         prompt_tokens = sum(
-            len(split_tokens(json.dumps(part))) for part in (messages, body.get("tools"))
+            len(split_tokens(json.dumps(part)))
+            for part in (messages, body.get("tools"))
         )
         self.usage = {
             "prompt_tokens": prompt_tokens,
@@ -106,7 +110,9 @@ class _Completion:
         }
 
     def _call_id(self, index: int) -> str:
-        return "call_" + hashlib.sha256(f"{self.digest} {index}".encode()).hexdigest()[:24]
+        return (
+            "call_" + hashlib.sha256(f"{self.digest} {index}".encode()).hexdigest()[:24]
+        )
 
     def deltas(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The answer piece by piece, each with the number of its last token."""

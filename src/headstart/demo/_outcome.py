@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart._events import Event, Summary, summarize
-from headstart._messages import Message
+
+if TYPE_CHECKING:
+    from headstart._messages import Message
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,13 +117,16 @@ def compare(
     names are part of what must be identical.
     """
     messages = tuple(
-        _compare_message(*pair) for pair in zip(off.messages, on.messages, bounds, strict=True)
+        _compare_message(*pair)
+        for pair in zip(off.messages, on.messages, bounds, strict=True)
     )
     off_s, on_s, bound_s = (
         sum(getattr(message, name) for message in messages)
         for name in ("off_s", "on_s", "bound_s")
     )
-    same_messages = off.transcript(call_ids=call_ids) == on.transcript(call_ids=call_ids)
+    same_messages = off.transcript(call_ids=call_ids) == on.transcript(
+        call_ids=call_ids
+    )
     same_rows, same_posts = off.rows == on.rows, off.posted == on.posted
     return DemoOutcome(
         model=model,

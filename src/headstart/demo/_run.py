@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 import httpx2
@@ -18,7 +17,6 @@ from headstart._agent import Agent
 from headstart._calls import ToolCall, decode_arguments
 from headstart._events import CallEnded, Event, ModelAnswered, summarize
 from headstart._messages import Message, Model, ModelRequest
-from headstart._session import Session
 from headstart.models import OpenAIModel
 
 from ._bound import BoundCall, BoundTurn, Source, bound_seconds
@@ -28,6 +26,11 @@ from ._model_server import MODEL_NAME, open_model_server
 from ._outcome import Arm, ArmMessage, DemoOutcome, compare
 from ._services import Deps, open_services
 from ._tools import TOOLS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from headstart._session import Session
 
 ArmName: TypeAlias = Literal["off", "on"]
 
@@ -99,7 +102,7 @@ async def run_demo(
 
 
 @asynccontextmanager
-async def _open_own_model(latencies: Latencies) -> AsyncIterator[OpenAIModel]:
+async def _open_own_model(latencies: Latencies) -> AsyncGenerator[OpenAIModel]:
     async with (
         open_model_server(latencies) as url,
         # Without the environment, whose proxies would not know the loopback interface.
@@ -135,9 +138,7 @@ class _Watch:
     def show(self, *, event: Event | None = None, seconds: float | None = None) -> None:
         """Tell where the run is."""
         self._on_progress(
-            Progress(
-                arm=self._arm, message=self.message, event=event, seconds=seconds
-            )
+            Progress(arm=self._arm, message=self.message, event=event, seconds=seconds)
         )
 
     def take(self) -> tuple[Event, ...]:
@@ -146,7 +147,7 @@ class _Watch:
         return taken
 
 
-async def _hold_conversation(  # noqa: PLR0913, PLR0917
+async def _hold_conversation(
     model: Model,
     directory: Path,
     latencies: Latencies,
@@ -154,7 +155,7 @@ async def _hold_conversation(  # noqa: PLR0913, PLR0917
     arm: ArmName,
     on_progress: Callable[[Progress], None],
 ) -> Arm:
-    agent = Agent[Deps](
+    agent = Agent[Deps | None](
         model, TOOLS, predictors=[make_predictor()], instructions=INSTRUCTIONS
     )
     watch = _Watch(arm, on_progress)
@@ -174,8 +175,8 @@ async def _hold_conversation(  # noqa: PLR0913, PLR0917
 
 
 async def _say_all(
-    agent: Agent[Deps],
-    session: Session[Deps],
+    agent: Agent[Deps | None],
+    session: Session[Deps | None],
     watch: _Watch,
     user_messages: Sequence[str],
 ) -> list[ArmMessage]:
@@ -250,4 +251,7 @@ def _find_source(
 
     if hold_all(user_text):
         return "message"
-    return next((source for source, text in earlier.items() if hold_all(text)), "model")
+    for source, text in earlier.items():
+        if hold_all(text):
+            return source
+    return "model"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx2
@@ -17,7 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ._http import HTTPRequest, HTTPResponse, open_http_server
-from ._latencies import Latencies
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from ._latencies import Latencies
 
 
 class Table(DeclarativeBase):
@@ -229,7 +232,7 @@ class Services:
 @asynccontextmanager
 async def open_services(
     directory: Path, *, latencies: Latencies
-) -> AsyncIterator[Services]:
+) -> AsyncGenerator[Services]:
     """Start fresh services, with a database file in `directory`."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory / 'incidents.db'}")
     chat = ChatService(latencies)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from headstart._tools import Effect, ToolContext, tool
 
 from ._services import Change, Deps, Incident, OnCall, Person, Runbook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 Context = ToolContext[Deps]
 
@@ -20,7 +25,7 @@ Context = ToolContext[Deps]
 async def get_incident(ctx: Context, incident_id: int) -> dict[str, Any]:
     """Everything known about one incident."""
     await _prepare(ctx, "get_incident")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         return (await _find_incident(session, incident_id)).as_dict()
 
 
@@ -28,7 +33,7 @@ async def get_incident(ctx: Context, incident_id: int) -> dict[str, Any]:
 async def list_open_incidents(ctx: Context) -> list[dict[str, Any]]:
     """Number, title and severity of every open incident, the worst first."""
     await _prepare(ctx, "list_open_incidents")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         found = await session.scalars(
             select(Incident)
             .where(Incident.status == "open")
@@ -44,7 +49,7 @@ async def list_open_incidents(ctx: Context) -> list[dict[str, Any]]:
 async def get_on_call(ctx: Context, service: str) -> dict[str, str]:
     """Who is on call for a service, and until when."""
     await _prepare(ctx, "get_on_call")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         shift = await session.get(OnCall, service)
         if shift is None:
             raise LookupError(f"Nobody is on call for {service!r}.")
@@ -57,7 +62,7 @@ async def search_runbooks(ctx: Context, query: str) -> list[dict[str, str]]:
     """Runbooks that fit a query; the name of an alert works best."""
     await _prepare(ctx, "search_runbooks")
     words = query.lower().split()
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         return [
             {"title": row.title, "first_step": row.first_step}
             for row in await session.scalars(select(Runbook).order_by(Runbook.id))
@@ -85,7 +90,7 @@ async def pause_incident(ctx: Context, incident_id: int, until: str) -> dict[str
     if end <= ctx.deps.now:
         raise ValueError(f"{until} has passed: it is {ctx.deps.now:%H:%M}.")
     await _prepare(ctx, "pause_incident")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         incident = await _find_incident(session, incident_id)
         person = await session.get_one(Person, ctx.deps.user)
     if not person.may_pause:
@@ -114,7 +119,7 @@ async def set_severity(
 ) -> dict[str, Any]:
     """Change an incident's severity; sev1 is the worst."""
     await _prepare(ctx, "set_severity")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         incident = await _find_incident(session, incident_id)
     changed = {
         "incident_id": incident_id,
@@ -135,7 +140,7 @@ async def set_severity(
 async def post_update(ctx: Context, incident_id: int, text: str) -> dict[str, Any]:
     """Post an update to an incident's chat channel."""
     await _prepare(ctx, "post_update")
-    async with ctx.deps.database() as session:
+    async with _open_session(ctx) as session:
         channel = (await _find_incident(session, incident_id)).channel
     posted = {"incident_id": incident_id, "posted_to": f"#{channel}"}
     ctx.early_result(posted)
@@ -164,6 +169,17 @@ async def _prepare(ctx: Context, name: str) -> None:
     await anyio.sleep(ctx.deps.latencies.tools[name].preparation_s)
 
 
+@asynccontextmanager
+async def _open_session(ctx: Context) -> AsyncGenerator[AsyncSession]:
+    """A database session for a query of milliseconds, which cancelling waits for.
+
+    The driver runs in a thread: leaving it alone there would cost a connection.
+    """
+    with anyio.CancelScope(shield=True):
+        async with ctx.deps.database() as session:
+            yield session
+
+
 async def _find_incident(session: AsyncSession, incident_id: int) -> Incident:
     incident = await session.get(Incident, incident_id)
     if incident is None:
@@ -171,7 +187,7 @@ async def _find_incident(session: AsyncSession, incident_id: int) -> Incident:
     return incident
 
 
-async def _change(  # noqa: PLR0913, PLR0917
+async def _change(
     ctx: Context,
     name: str,
     incident_id: int,
@@ -181,7 +197,7 @@ async def _change(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Take the effect's time, and write one column and the change's record."""
     await anyio.sleep(ctx.deps.latencies.tools[name].effect_s)
-    async with ctx.deps.database.begin() as session:
+    async with _open_session(ctx) as session, session.begin():
         incident = await _find_incident(session, incident_id)
         before = getattr(incident, field)
         setattr(incident, field, value)

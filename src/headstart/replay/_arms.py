@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from headstart._errors import ReplayError, UsageError
+from headstart._errors import UsageError
 from headstart._events import EventLog
 from headstart._messages import ModelRequest
 from headstart._policy import LimitPolicy
@@ -18,6 +18,7 @@ from headstart._session import Session
 from headstart._tools import Effect, Tool
 from headstart.predictors import RulePredictor
 from headstart.testing import run_virtual
+
 from ._latency import Latency
 from ._oracle import OraclePredictor, RandomPredictor
 from ._recorded import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from headstart._calls import ToolCall
     from headstart._policy import Policy
     from headstart.predictors import Predictor
+
     from ._recorded import RecordedTool, ToolDeclaration
     from ._traces import RecordedCall, RecordedRun, RecordedTurn
 
@@ -108,7 +110,14 @@ def replay_file(
     timing = Timing(
         model=model, tool=tool, seed=seed, tool_means=mean_tool_seconds(runs)
     )
-    described = [_describe(name, runs, made, rules=rules, seed=seed) for name in names]
+    # Without declarations the rules cannot be checked: what a recording does not call
+    # may exist all the same.
+    predictor = (
+        None
+        if rules is None
+        else RulePredictor.from_file(rules, tools=made if declared else None)
+    )
+    described = [_describe(name, runs, made, predictor, seed) for name in names]
     reports: dict[str, ArmReport] = {}
     done = 0
     for arm in described:
@@ -149,8 +158,7 @@ def _describe(
     name: str,
     runs: Sequence[RecordedRun],
     tools: Sequence[RecordedTool],
-    *,
-    rules: str | Path | None,
+    predictor: Predictor | None,
     seed: int,
 ) -> _Arm:
     by_name: dict[str, Tool] = {tool.name: tool for tool in tools}
@@ -171,8 +179,7 @@ def _describe(
             name=name,
             predictors=lambda run: (RandomPredictor(pool, seed=seed, run=run),),
         )
-    if name == "predicted" and rules is not None:
-        predictor = RulePredictor.from_file(rules)
+    if name == "predicted" and predictor is not None:
         return _Arm(name=name, predictors=lambda _: (predictor,))
     return _Arm(name=name)
 

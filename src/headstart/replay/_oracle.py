@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +13,10 @@ from headstart._tools import Effect, Tool
 from headstart.predictors import Conversation, Prediction
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
     from headstart._messages import Message
+
     from ._traces import RecordedCall, RecordedRun
 
 _NOWHERE = "\0"

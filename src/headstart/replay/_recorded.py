@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,9 +27,11 @@ from headstart._calls import canonical_arguments, decode_arguments
 from headstart._errors import TraceFormatError
 from headstart._messages import DeltaReceiver, ModelRequest, ModelResponse
 from headstart._tools import Effect, Tool, ToolContext
+
 from ._latency import Latency
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from ._traces import RecordedCall, RecordedRun

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +12,7 @@ from headstart._errors import TraceFormatError
 from headstart._messages import Message, ModelResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -253,7 +253,7 @@ class _RunReader:
         elif time is not None:
             started = self._time(fields, "t_start")
             model_s = None if started is None else max(0.0, time - started)
-        listed = fields.get("tool_calls") or []
+        listed: object = fields.get("tool_calls") or []
         if not isinstance(listed, list):
             raise self.error(f"Message {self.count} has no list as 'tool_calls'")
         calls = [self._read_call(call) for call in cast("list[Any]", listed)]
