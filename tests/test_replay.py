@@ -444,6 +444,12 @@ def test_every_arm_gives_the_host_what_was_recorded(arm, tool_latency):
     assert report["arms"][arm]["user_s"] == report["arms"]["off"]["user_s"]
 
 
+def test_every_prediction_of_the_oracle_is_right():
+    oracle = replay_support(tool_latency=3, model_latency=2)["arms"]["oracle"]
+    assert (oracle["precision"], oracle["wasted_s"]) == (1.0, 0.0)
+    assert oracle["discard_reasons"] == {}
+
+
 @pytest.mark.parametrize("arm", ["oracle", "random"])
 def test_what_an_arm_saves_is_what_the_engine_says_it_hid(arm):
     arms = replay_support(arms=["off", arm], tool_latency="uniform:0,4", seed=3)["arms"]

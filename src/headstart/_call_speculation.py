@@ -24,6 +24,7 @@ import anyio.lowlevel
 
 from ._barrier import BarrierState, WriteBarrier, running_in
 from ._calls import ToolCall, ToolResult
+from ._clock import running_clock
 from ._errors import SpeculationError, UsageError
 from ._lifecycle import Lifecycle, SpeculationInput, SpeculationState
 from ._tools import ArgumentsFingerprint, Tool, ToolContext
@@ -82,6 +83,7 @@ class ToolCallSpeculator:
         "_fingerprint",
         "_gate",
         "_lifecycle",
+        "_now",
         "_on_early_result",
         "_on_end",
         "_on_hold",
@@ -194,7 +196,8 @@ class ToolCallSpeculator:
         self._on_end = on_end
         self._done = anyio.Event()
         self._scope = anyio.CancelScope()
-        self.started_at = anyio.current_time()
+        self._now = running_clock()
+        self.started_at = self._now()
         if self.tool.timeout is not None:
             self._scope.deadline = self.started_at + self.tool.timeout
         self.barrier.on_settled(self._obey_barrier)
@@ -213,7 +216,10 @@ class ToolCallSpeculator:
             if comes_from_outside(error):
                 self.settle_lost()
                 raise
-            self._end(as_failure(error, f"The tool {self.tool.name!r}"))
+            failure = as_failure(error, f"The tool {self.tool.name!r}")
+            if failure is not error:
+                self.cancel("its tool was cancelled")
+            self._end(failure)
             return
         if self._scope.cancelled_caught and self._lifecycle.state not in _UNUSABLE:
             late = f"The tool {self.tool.name!r} took over {self.tool.timeout} s."
@@ -230,7 +236,7 @@ class ToolCallSpeculator:
 
     def _end(self, error: BaseException | None) -> None:
         self._error = error
-        self.ended_at = anyio.current_time()
+        self.ended_at = self._now()
         if self._lifecycle.state not in _UNUSABLE:
             failed = error is not None
             step = SpeculationInput.FAIL if failed else SpeculationInput.FINISH
@@ -251,17 +257,17 @@ class ToolCallSpeculator:
             SpeculationInput.FLUSH
         ):
             self._lifecycle.advance(SpeculationInput.FLUSH)
-            self.confirmed_at = anyio.current_time()
+            self.confirmed_at = self._now()
 
     def _hold(self) -> None:
-        self.held_at = anyio.current_time()
+        self.held_at = self._now()
         self._scope.deadline = math.inf  # time that it is held is not its own
         if self._on_hold is not None:
             self._on_hold()
 
     def _note_release(self) -> None:
         if self._gate.effective_state is BarrierState.FLUSHED:
-            self.released_at = anyio.current_time()
+            self.released_at = self._now()
             if self.held_at >= 0 and self.tool.timeout is not None:
                 left = self.tool.timeout - (self.held_at - self.started_at)
                 self._scope.deadline = self.released_at + left

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
 
@@ -147,7 +147,7 @@ def _decode(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
         decoded = decoder.decode(text.strip(" \t\n\r"))
     except (ValueError, RecursionError):
         return None
-    return decoded if type(decoded) is dict else None
+    return cast("dict[str, Any]", decoded) if type(decoded) is dict else None
 
 
 def canonical_arguments(

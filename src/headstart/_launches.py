@@ -17,8 +17,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from ._call_speculation import ToolCallSpeculator
 from ._calls import ToolCall
 from ._events import (
@@ -72,6 +70,7 @@ class LaunchPool:
         conditions: What effects wait for, besides their own call.
         policy: Who admits.
         recorder: Who is told.
+        clock: The event loop's.
         on_early_result: Called with a launch that stated its result early.
         on_end: Called with a launch that has ended and was not adopted before.
     """
@@ -83,6 +82,7 @@ class LaunchPool:
         conditions: Sequence[WriteBarrier],
         policy: Policy,
         recorder: Recorder,
+        clock: Callable[[], float],
         on_early_result: Callable[[Launch, ToolResult], None],
         on_end: Callable[[Launch], None],
     ) -> None:
@@ -90,6 +90,7 @@ class LaunchPool:
         self._conditions = conditions
         self._policy = policy
         self._recorder = recorder
+        self._now = clock
         self._on_early_result = on_early_result
         self._on_end = on_end
         self._live: list[Launch] = []
@@ -263,7 +264,9 @@ class LaunchPool:
 
     def claim(self, turn: Turn, slot: Slot) -> Launch | None:
         """Give `slot` the oldest unclaimed launch of an equal call, if there is one."""
-        now = anyio.current_time()
+        if not self._live:
+            return None
+        now = self._now()
         for launch in list(self._live):
             if (
                 launch.slot is None
@@ -287,14 +290,14 @@ class LaunchPool:
         """Why a claimed launch may not be adopted now; `None` when it may."""
         if launch.speculator.state not in _USABLE:
             return launch.speculator.barrier.reason or "it was denied"
-        if _too_old(launch, anyio.current_time()):
+        if _too_old(launch, self._now()):
             return "it is older than max_age"
         return None
 
     def adopt(self, launch: Launch, slot: Slot) -> None:
         """Confirm a launch: the model has asked for it, and it may be used."""
         ready = launch.speculator.ended
-        now = anyio.current_time()
+        now = self._now()
         hidden_s = launch.speculator.running_seconds(now)
         launch.speculator.confirm(slot.call)
         self._live.remove(launch)
@@ -315,7 +318,7 @@ class LaunchPool:
         if launch not in self._live:
             return
         self._live.remove(launch)
-        wasted_s = launch.speculator.running_seconds(anyio.current_time())
+        wasted_s = launch.speculator.running_seconds(self._now())
         self.wasted_s += wasted_s
         launch.speculator.cancel(reason)
         if launch.slot is not None:

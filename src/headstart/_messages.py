@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 from ._calls import ToolCall, ToolResult
 from ._errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -48,6 +48,9 @@ class Message:
         Raises:
             UsageError: It is not such a message.
         """
+        if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"A message is a mapping with a 'role', not {type(data).__name__}."
+            raise UsageError(msg)
         role, content = data.get("role"), data.get("content")
         if role not in _ROLES:
             msg = f"A message's 'role' is one of {', '.join(_ROLES)}, not {role!r}."
@@ -59,7 +62,7 @@ class Message:
         return cls(
             role=role,
             content=content or "",
-            tool_calls=tuple(_read_call(call) for call in data.get("tool_calls") or ()),
+            tool_calls=_read_calls(data.get("tool_calls")),
             tool_call_id=data.get("tool_call_id"),
             name=data.get("name"),
         )
@@ -83,6 +86,15 @@ class Message:
         return data
 
 
+def _read_calls(data: object) -> tuple[ToolCall, ...]:
+    if data is None:
+        return ()
+    if not isinstance(data, Sequence):
+        msg = f"A message's 'tool_calls' is a list, not {type(data).__name__}."
+        raise UsageError(msg)
+    return tuple(map(_read_call, cast("Sequence[object]", data)))
+
+
 def _read_call(data: object) -> ToolCall:
     if isinstance(data, ToolCall):
         return data
@@ -92,8 +104,8 @@ def _read_call(data: object) -> ToolCall:
     except (KeyError, TypeError, AttributeError) as error:
         msg = "A tool call needs 'id' and 'function' with 'name' and 'arguments'."
         raise UsageError(msg) from error
-    if not (isinstance(call.name, str) and isinstance(call.arguments, str)):
-        msg = "A tool call's 'name' and 'arguments' are text."
+    if {type(call.id), type(call.name), type(call.arguments)} != {str}:
+        msg = "A tool call's 'id', 'name' and 'arguments' are text."
         raise UsageError(msg)
     return call
 
@@ -198,9 +210,7 @@ class ModelResponse:
     @property
     def message(self) -> Message:
         """The assistant message that this response adds to the conversation."""
-        return Message(
-            role="assistant", content=self.text, tool_calls=self.tool_calls
-        )
+        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls)
 
 
 class Model(Protocol):
@@ -217,7 +227,5 @@ class Model(Protocol):
     ) -> ModelResponse: ...
 
 
-AskModel: TypeAlias = Callable[
-    [ModelRequest, DeltaReceiver], Awaitable[ModelResponse]
-]
+AskModel: TypeAlias = Callable[[ModelRequest, DeltaReceiver], Awaitable[ModelResponse]]
 """`Model.respond` as a function: what an adapter has of its framework's model."""

@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     Generic,
     TypeAlias,
@@ -22,7 +23,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from typing_extensions import TypeVar
 
@@ -210,12 +211,14 @@ class _ThreadCall:
 async def _run_in_thread(function: Callable[[], Any], *, speculative: bool) -> Any:
     call = _ThreadCall(function)
     try:
-        return await anyio.to_thread.run_sync(
+        result = await anyio.to_thread.run_sync(
             call, abandon_on_cancel=True, limiter=_limiter(speculative=speculative)
         )
     except anyio.get_cancelled_exc_class():
         call.abandon()
         raise
+    # An async function in a decorator that does not say so returns its coroutine.
+    return await result if inspect.isawaitable(result) else result
 
 
 class InvalidArgumentsError(ValueError):
@@ -270,6 +273,9 @@ class Tool:
         if not self.name or self.name == "<lambda>":
             msg = "A tool without a function name needs one: pass name=..."
             raise ToolDefinitionError(msg, tool=self.name)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            msg = f"The tool {self.name!r} yields: return one value, such as a list."
+            raise ToolDefinitionError(msg, tool=self.name)
         self.function = function
         self.description = description or inspect.getdoc(function) or ""
         self.effect = Effect.parse(effect, tool=self.name)
@@ -285,13 +291,12 @@ class Tool:
             inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
         )
         self._takes_context, fields = _read_signature(function, self.name)
+        self._model: type[BaseModel] | None = None
         if parameters is None:
-            self._model: type[BaseModel] | None = _arguments_model(self.name, fields)
-            self.parameters = self._model.model_json_schema()
-        else:
-            self._model = None
-            self.parameters = parameters
-        names = None if self._model is None else set(self._model.model_fields)
+            self._names = tuple(fields)
+            self._model, parameters = _arguments_model(self.name, fields)
+        self.parameters = parameters
+        names = None if self._model is None else set(fields)
         self._reads = _read_templates(reads, "reads", self, names)
         self._writes = _read_templates(writes, "writes", self, names)
         if self.effect is Effect.READ and self._writes:
@@ -332,7 +337,13 @@ class Tool:
                 for detail in error.errors(include_url=False, include_input=False)
             )
             raise InvalidArgumentsError(problems) from None
-        return {field: getattr(model, field) for field in self._model.model_fields}
+        except Exception as error:  # a validator may raise anything
+            raise InvalidArgumentsError(f"{type(error).__name__}: {error}") from error
+        values = vars(model)
+        return {
+            name: values[_FIELD.format(position)]
+            for position, name in enumerate(self._names)
+        }
 
     def fingerprint(self, arguments: str) -> ArgumentsFingerprint | None:
         """What two argument texts are compared by; `None` matches nothing."""
@@ -443,15 +454,25 @@ def _read_signature(
     return takes_context, fields
 
 
-def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
-    for field, (hint, _) in fields.items():
+_FIELD = "parameter_{}"
+
+
+def _arguments_model(
+    name: str, fields: dict[str, Any]
+) -> tuple[type[BaseModel], dict[str, Any]]:
+    # The fields are numbered and the parameters' names their aliases, since a field
+    # cannot be called `copy`, `model_config` or `_id`, and a parameter can.
+    numbered: dict[str, Any] = {}
+    for position, (field, (hint, default)) in enumerate(fields.items()):
         if hint is inspect.Parameter.empty:
             msg = f"The parameter {field!r} of the tool {name!r} has no type: add one."
             raise ToolDefinitionError(msg, tool=name)
+        plain, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        aliased = Annotated[(plain, Field(alias=field), *metadata)]
+        numbered[_FIELD.format(position)] = (aliased, default)
     try:
-        return create_model(
-            name, __config__=ConfigDict(protected_namespaces=()), **fields
-        )
+        model = create_model(name, **numbered)
+        return model, model.model_json_schema()
     except (PydanticUserError, NameError, TypeError, ValueError) as error:
         msg = f"The parameters of the tool {name!r} have no JSON schema: {error}"
         raise ToolDefinitionError(msg, tool=name) from error
@@ -496,10 +517,23 @@ def _render_keys(
     keys: set[str] = set()
     for template in templates:
         names = {part[1] for part in string.Formatter().parse(template)} - {None}
-        if any(arguments.get(str(name)) is None for name in names):
+        values = {str(name): _key_part(arguments.get(str(name))) for name in names}
+        if None in values.values():
             return EVERYTHING
-        keys.add(template.format_map(arguments))
+        try:
+            keys.add(template.format_map(values))
+        except Exception:  # noqa: BLE001 - a format that does not fit the value
+            return EVERYTHING
     return frozenset(keys)
+
+
+def _key_part(value: Any) -> Any:
+    """A value as other tools would write it, whatever types they declare."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 @overload
@@ -546,4 +580,8 @@ def tool(
     """
     if function is not None:
         return Tool(function)
-    return lambda decorated: Tool(decorated, **options)
+
+    def make(decorated: Callable[..., Any]) -> Tool:
+        return Tool(decorated, **options)
+
+    return make

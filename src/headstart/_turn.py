@@ -66,8 +66,6 @@ class Slot:
         tool: Its tool, or `None` where there is no such tool.
         arguments: The validated arguments, or `None` where they are invalid.
         problem: Why the call cannot run: told to the model as its result.
-        fingerprint: What it is matched by.
-        touches: What it reads and writes.
         writes: What it changes.
         launch: The launch that it claims.
         early: A result known before the final one, and who stated it.
@@ -81,8 +79,6 @@ class Slot:
     tool: Tool | None
     arguments: dict[str, object] | None = None
     problem: ToolResult | None = None
-    fingerprint: ArgumentsFingerprint | None = None
-    touches: ResourceKeys = NOTHING
     writes: ResourceKeys = NOTHING
     launch: Launch | None = None
     early: ToolResult | None = None
@@ -91,6 +87,23 @@ class Slot:
     ended_at: float = -1.0
     duration: float = 0.0
     approval_s: float = 0.0
+    _fingerprint: ArgumentsFingerprint | None = None
+    _touches: ResourceKeys | None = None
+
+    @property
+    def fingerprint(self) -> ArgumentsFingerprint | None:
+        """What it is matched by; `None` when it matches nothing."""
+        if self._fingerprint is None and self.tool is not None and not self.problem:
+            self._fingerprint = self.tool.fingerprint(self.call.arguments)
+        return self._fingerprint
+
+    @property
+    def touches(self) -> ResourceKeys:
+        """What it reads or changes."""
+        if self._touches is None:
+            known = self.tool is not None and self.arguments is not None
+            self._touches = touched(self.tool, self.arguments) if known else NOTHING
+        return self._touches
 
     @property
     def wants_launch(self) -> bool:

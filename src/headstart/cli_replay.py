@@ -141,7 +141,7 @@ def _print_report(report: ReplayReport, console: Console) -> None:
 _ROWS = (
     ("runs", "runs", ""),
     ("calls", "calls", ""),
-    ("seconds (model and tools)", "seconds", "s"),
+    ("model and tool time", "seconds", "s"),
     ("saved", "saved_share", "%"),
     ("hit rate", "hit_rate", "%"),
     ("precision", "precision", "%"),

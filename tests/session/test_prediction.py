@@ -148,10 +148,8 @@ async def test_two_equal_calls_are_two_executions_with_one_launch():
     )
     _, on = await play_both(agent)
     assert on.world.starts == [(0.0, "look 7"), (1.0, "look 7")]
-    assert [adopted.cause for adopted in on.of(SpeculationAdopted)] == [
-        "predicted",
-        "sealed",
-    ]
+    causes = {adopted.call_id: adopted.cause for adopted in on.of(SpeculationAdopted)}
+    assert causes == {"call_1_0": "predicted", "call_1_1": "sealed"}
 
 
 @pytest.mark.requirement("engine:once")
@@ -160,13 +158,16 @@ async def test_the_kth_equal_call_adopts_the_kth_launch():
 
     async def draw() -> int:
         drawn = next(counts)
-        await anyio.sleep(2.0 - drawn % 2)
+        await anyio.sleep(2.0 - drawn)
         return drawn
 
     agent = Agent(
         thinking([("draw", {}), ("draw", {})], "Done."),
         [Tool(draw, effect=Effect.READ)],
-        predictors=[Expects(("draw", {}), ("draw", {}))],
+        predictors=[
+            Expects(("draw", {})),
+            Expects(("draw", {}), ("draw", {}), delay=0.25),
+        ],
     )
     on = await play(agent)
     assert on.answers == ["0", "1"]  # though the second launch ended first
@@ -278,3 +279,23 @@ async def test_hidden_seconds_add_up_to_what_was_saved_over_a_whole_run():
     assert on.summary.hidden_s == off.seconds - on.seconds == 3.0
     assert on.summary.model_s == off.summary.model_s == 4.0
     assert on.summary.tool_s == off.summary.tool_s == 6.0
+
+
+async def test_predictors_are_asked_once_about_each_state_of_the_conversation():
+    class Asked:
+        def __init__(self):
+            self.known = []
+
+        async def predict(self, conversation):
+            self.known.append([message.role for message in conversation.messages])
+            return []
+
+    asked = Asked()
+    agent = Agent(thinking([LOOK_7], "Done."), [read()], predictors=[asked])
+    await play(agent)
+    assert asked.known == [
+        ["user"],
+        ["user", "assistant"],
+        ["user", "assistant", "tool"],
+        ["user", "assistant", "tool", "assistant"],
+    ]

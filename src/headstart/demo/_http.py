@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -41,7 +41,7 @@ class HTTPResponse:
     status: int = 200
     content_type: str = "application/json"
     body: bytes = b""
-    pieces: AsyncIterator[bytes] | None = None
+    pieces: AsyncGenerator[bytes] | None = None
 
     @classmethod
     def from_json(cls, value: Any, *, status: int = 200) -> HTTPResponse:
@@ -119,8 +119,9 @@ async def _send(stream: SocketStream, response: HTTPResponse) -> None:
         return
     await stream.send(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
     try:
-        async for piece in response.pieces:
-            await stream.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+        async with aclosing(response.pieces) as pieces:
+            async for piece in pieces:
+                await stream.send(b"%x\r\n%s\r\n" % (len(piece), piece))
     except Exception as error:
         raise _DroppedError from error
     await stream.send(b"0\r\n\r\n")

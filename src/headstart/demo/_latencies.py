@@ -56,6 +56,13 @@ class Latencies:
     tokens_per_s: float = 80.0
     tools: Mapping[str, ToolLatency] = field(default_factory=lambda: TOOL_LATENCIES)
 
+    def effect_share(self, tool: str) -> float:
+        """How much of a call's time comes after its barrier, from 0 to 1."""
+        latency = self.tools.get(tool)
+        if latency is None or not latency.effect_s:
+            return 0.0
+        return latency.effect_s / (latency.preparation_s + latency.effect_s)
+
     def faster(self, speed: float) -> Latencies:
         """The same, everything `speed` times as fast."""
         return Latencies(

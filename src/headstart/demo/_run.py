@@ -221,14 +221,13 @@ def turns_of(message: ArmMessage, latencies: Latencies) -> list[BoundTurn]:
     for number, answer in enumerate(answers):
         calls: list[BoundCall] = []
         for call in answer.tool_calls:
-            latency = latencies.tools.get(call.name)
-            effect_s = latency.effect_s if latency else 0.0
+            effect_s = call_s[call.id] * latencies.effect_share(call.name)
             calls.append(
                 BoundCall(
-                    preparation_s=max(0.0, call_s[call.id] - effect_s),
+                    preparation_s=call_s[call.id] - effect_s,
                     effect_s=effect_s,
                     known_from=_find_source(call, user_text, earlier),
-                    early_result=bool(effect_s),
+                    early_result=effect_s > 0,
                 )
             )
         turns.append(BoundTurn(model_s=model_s[number], calls=tuple(calls)))

@@ -75,8 +75,9 @@ def replay_file(
 ) -> ReplayReport:
     """Run recorded conversations through the real engine, in virtual time.
 
-    Blocks until all is done. It takes no network and no model; a recorded hour takes
-    milliseconds. Do not call it in a running event loop.
+    Blocks until all is done, without network or model; interrupting it leaves nothing
+    behind. Not to be called in a running event loop. A file without any good line gives
+    a report of 0 runs.
 
     Args:
         path: A file of recorded runs: a JSON object with chat `messages` a line.
@@ -94,7 +95,6 @@ def replay_file(
 
     Raises:
         TraceFormatError: A file cannot be read.
-        ReplayError: The file holds no run.
         UsageError: An option is wrong.
     """
     path = Path(path)

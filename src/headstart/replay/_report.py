@@ -42,6 +42,8 @@ class ArmReport:
             by side.
         hits: Calls that adopted a predicted launch.
         ready: Hits that had ended before they were asked for.
+        early_starts: Calls that adopted a launch of what the model, run ahead, had
+            already asked for.
         predicted_launches: Launches of a prediction.
         hidden_s: Seconds that the engine says it took off the critical path.
         wasted_s: Seconds that discarded calls and turns ran.
@@ -62,6 +64,7 @@ class ArmReport:
     tool_s: float = 0.0
     hits: int = 0
     ready: int = 0
+    early_starts: int = 0
     predicted_launches: int = 0
     hidden_s: float = 0.0
     wasted_s: float = 0.0
@@ -122,6 +125,7 @@ class ArmReport:
         self.model_s += summary.model_s
         self.tool_s += summary.tool_s
         self.hits += summary.hits
+        self.early_starts += summary.early_starts
         self.predicted_launches += summary.predicted_launches
         self.hidden_s += summary.hidden_s
         self.wasted_s += summary.wasted_s
@@ -145,7 +149,7 @@ class ArmReport:
                 *("hit_rate", "hit_rate_all", "precision", "ready_before_demand"),
                 *("hidden_s", "wasted_s", "launches_per_call"),
                 *("user_s", "model_s", "tool_s", "turns", "launchable_calls"),
-                *("hits", "ready", "predicted_launches"),
+                *("hits", "ready", "early_starts", "predicted_launches"),
                 *("run_ahead", "run_ahead_discarded"),
                 *("differences", "predictor_failures"),
             )

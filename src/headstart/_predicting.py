@@ -1,0 +1,262 @@
+"""Asks the predictors of a session, and turns what they say into launches.
+
+Rules of this file:
+
+1. Nobody waits for a predictor. Each has a task of its own that answers the newest
+   question; a newer one cancels the answer to an older.
+2. What a predictor raises, or proposes wrongly, becomes an event.
+3. Questions about a speculated turn are tasks of their own, which end with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ._errors import PredictorError
+from ._events import CallPredicted, PredictorFailed
+from ._launches import Proposal
+from .predictors import Conversation, Learner, Prediction, ResultPredictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from ._calls import ToolCall, ToolResult
+    from ._events import Recorder
+    from ._launches import LaunchPool
+    from ._messages import Message, ModelResponse
+    from ._tools import Tool
+    from ._turn import Turn
+    from .predictors import Predictor
+
+logger = logging.getLogger("headstart")
+
+MAX_PREDICTIONS = 64
+"""Predictions that are looked at, of one answer of one predictor."""
+
+
+class PredictorDesk:
+    """Where a session asks its predictors.
+
+    Args:
+        predictors: Whom.
+        tools: The session's tools by name.
+        deps: What predictors receive of the caller's own.
+        recorder: Who is told.
+        pool: Where predicted calls are launched.
+    """
+
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        *,
+        tools: Mapping[str, Tool],
+        deps: Any,
+        recorder: Recorder,
+        pool: LaunchPool,
+    ) -> None:
+        self._predictors = predictors
+        self._learners = [p for p in predictors if isinstance(p, Learner)]
+        self._stating = [p for p in predictors if isinstance(p, ResultPredictor)]
+        self._tools = tools
+        self._deps = deps
+        self._recorder = recorder
+        self._pool = pool
+        self._spans = itertools.count(1)
+        self._clerks: list[_Clerk] = []
+        self._speculated: dict[Turn, anyio.CancelScope] = {}
+        self._asked: tuple[Message, ...] = ()
+
+    def ask(self, turn: Turn, group: TaskGroup) -> None:
+        """Ask every predictor about a turn as it stands now."""
+        if not self._predictors:
+            return
+        conversation = self._conversation(turn)
+        if not turn.confirmed:
+            self._ask_ahead(turn, conversation, group)
+            return
+        self._asked = conversation.messages
+        if not self._clerks:
+            self._clerks = [_Clerk(p, self._answer) for p in self._predictors]
+            for clerk in self._clerks:
+                group.start_soon(clerk.serve, name="headstart predictor")
+        for clerk in self._clerks:
+            clerk.ask(turn, conversation)
+
+    def ask_if_new(self, turn: Turn, group: TaskGroup) -> None:
+        """Ask about a turn, unless just this conversation was asked about last."""
+        asked, messages = self._asked, turn.request.history
+        if len(asked) != len(messages) or asked != messages:
+            self.ask(turn, group)
+
+    def _ask_ahead(
+        self, turn: Turn, conversation: Conversation, group: TaskGroup
+    ) -> None:
+        self.stop(turn)
+        scope = self._speculated[turn] = anyio.CancelScope()
+
+        async def ask_all() -> None:
+            with scope:
+                async with anyio.create_task_group() as asking:
+                    for predictor in self._predictors:
+                        asking.start_soon(
+                            self._answer, predictor, turn, conversation, scope
+                        )
+
+        group.start_soon(ask_all, name="headstart predictors ahead")
+
+    def stop(self, turn: Turn) -> None:
+        """Ask no more about a speculated turn."""
+        scope = self._speculated.pop(turn, None)
+        if scope is not None:
+            scope.cancel()
+
+    def drop(self) -> None:
+        """Forget the last question: another turn has taken its place."""
+        self._asked = ()
+        for clerk in self._clerks:
+            clerk.drop()
+
+    async def _answer(
+        self,
+        predictor: Predictor,
+        turn: Turn,
+        conversation: Conversation,
+        scope: anyio.CancelScope,
+    ) -> None:
+        try:
+            predictions = await predictor.predict(conversation)
+            if not scope.cancel_called:
+                self._propose(turn, predictor, predictions)
+        except Exception as error:  # noqa: BLE001 - contained
+            self._note_failure(predictor, error)
+
+    def _propose(
+        self, turn: Turn, predictor: Predictor, predictions: Iterable[Prediction]
+    ) -> None:
+        seen: list[tuple[Tool, object]] = []
+        for prediction in itertools.islice(predictions, MAX_PREDICTIONS):
+            if not isinstance(prediction, Prediction):  # pyright: ignore[reportUnnecessaryIsInstance]
+                kind = type(prediction).__name__
+                msg = f"A predictor proposes Prediction objects, not {kind}."
+                raise PredictorError(msg, reason="not a prediction")
+            tool = self._tools.get(prediction.tool)
+            if tool is None:
+                msg = f"A predictor proposed {prediction.tool!r}, which is no tool."
+                self._note_failure(predictor, PredictorError(msg))
+                continue
+            fingerprint = tool.fingerprint(prediction.arguments_text)
+            if fingerprint is not None:
+                wanted = 1 + sum(
+                    tool is other and fingerprint == equal for other, equal in seen
+                )
+                seen.append((tool, fingerprint))
+                if wanted <= self._count_coming(turn, tool, fingerprint):
+                    continue
+            proposal = Proposal(
+                home=turn,
+                tool=tool,
+                arguments=prediction.arguments_text,
+                cause="predicted",
+                probability=prediction.probability,
+                origin=prediction.origin or type(predictor).__name__,
+                span=f"{self._recorder.session}/{next(self._spans)}",
+            )
+            self._recorder.emit(
+                CallPredicted,
+                turn=turn.id,
+                span=proposal.span,
+                tool=tool.name,
+                origin=proposal.origin,
+                probability=prediction.probability,
+            )
+            if fingerprint is None:
+                self._pool.refuse(proposal, "arguments")
+            else:
+                self._pool.start(proposal)
+
+    def _count_coming(self, turn: Turn, tool: Tool, fingerprint: object) -> int:
+        """Equal calls that are launched and unclaimed, or that the turn still runs."""
+        return self._pool.count_equal(turn, tool, fingerprint) + sum(
+            slot.tool is tool
+            and slot.result is None
+            and slot.fingerprint == fingerprint
+            for slot in (*turn.slots, *turn.sealed.values())
+        )
+
+    def state_result(self, call: ToolCall, turn: Turn) -> tuple[ToolResult, str] | None:
+        """What the first predictor that knows says of a call's result, and which."""
+        if not self._stating:
+            return None
+        conversation = self._conversation(turn)
+        for predictor in self._stating:
+            try:
+                result = predictor.predict_result(call, conversation)
+            except Exception as error:  # noqa: BLE001 - contained
+                self._note_failure(predictor, error)
+                continue
+            if result is not None:
+                return result, type(predictor).__name__
+        return None
+
+    def learn(self, turn: Turn, response: ModelResponse) -> None:
+        """Tell those who learn what a confirmed turn was answered."""
+        if not self._learners:
+            return
+        conversation = Conversation(
+            messages=turn.request.history, tools=self._tools, deps=self._deps
+        )
+        for learner in self._learners:
+            try:
+                learner.learn(conversation, response)
+            except Exception as error:  # noqa: BLE001 - contained
+                self._note_failure(learner, error)
+
+    def _conversation(self, turn: Turn) -> Conversation:
+        return Conversation(
+            messages=turn.conversation, tools=self._tools, deps=self._deps
+        )
+
+    def _note_failure(self, predictor: object, error: Exception) -> None:
+        name, kind = type(predictor).__name__, type(error).__name__
+        logger.debug("The predictor %s failed.", name, exc_info=error)
+        self._recorder.emit(PredictorFailed, predictor=name, error=kind)
+
+
+class _Clerk:
+    """One predictor's task: it answers the newest question."""
+
+    __slots__ = ("_answer", "_asked", "_predictor", "_question", "_scope")
+
+    def __init__(self, predictor: Predictor, answer: Callable[..., Any]) -> None:
+        self._predictor = predictor
+        self._answer = answer
+        self._question: tuple[Turn, Conversation] | None = None
+        self._asked = anyio.Event()
+        self._scope: anyio.CancelScope | None = None
+
+    def ask(self, turn: Turn, conversation: Conversation) -> None:
+        self.drop()
+        self._question = turn, conversation
+        self._asked.set()
+
+    def drop(self) -> None:
+        self._question = None
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def serve(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            question, self._question = self._question, None
+            if question is not None:
+                with anyio.CancelScope() as scope:
+                    self._scope = scope
+                    await self._answer(self._predictor, *question, scope)
+                self._scope = None
