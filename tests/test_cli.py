@@ -5,19 +5,29 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
-from pathlib import Path
+import tempfile
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import headstart.demo
 from headstart._errors import ModelError
+from headstart._events import (
+    CallEnded,
+    CallLaunched,
+    EarlyResultGiven,
+    EffectHeld,
+    SessionEnded,
+    SpeculationAdopted,
+    SpeculationDiscarded,
+    TurnConfirmed,
+    TurnStarted,
+)
 from headstart.cli import main
-from headstart.demo import DemoOutcome, MessageOutcome
+from headstart.demo import DemoOutcome, MessageOutcome, Progress
 
-SOURCE = Path(__file__).parents[1] / "src"
 FIGURES = {
     "off_s": 2.0,
     "on_s": 1.0,
@@ -136,9 +146,9 @@ def test_a_missing_part_of_the_command_line_is_named_with_what_to_install(
     )
 
 
-def test_the_module_runs_like_the_command(capsys):
-    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["headstart", "--help"])
+def test_the_module_runs_like_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["headstart", "--help"])
+    with pytest.raises(SystemExit):
         runpy.run_module("headstart", run_name="__main__")
     shown = capsys.readouterr().out
     assert shown.startswith("Usage: headstart")
@@ -156,21 +166,81 @@ def test_json_is_one_object_and_nothing_else_on_standard_output():
 
 
 @pytest.mark.real_time
-@pytest.mark.timeout(60)  # a process of its own, on a machine that may be busy
-def test_an_interrupt_ends_the_demo_and_leaves_nothing_behind(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-m", "headstart", "demo", "--json"],
-        env=os.environ | {"PYTHONPATH": str(SOURCE), "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not list(tmp_path.rglob("incidents.db")):
-            assert process.poll() is None
-            os.sched_yield()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate()
-    assert process.returncode == 1
-    assert output == ""
-    assert errors.strip() == "Aborted!"
+def test_an_interrupt_ends_the_demo_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run_demo = headstart.demo.run_demo
+    databases = []
+
+    def interrupt(_):
+        if not databases:
+            databases.extend(tmp_path.rglob("incidents.db"))
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def run_interrupted(**options):
+        return await run_demo(**options | {"on_progress": interrupt})
+
+    monkeypatch.setattr(headstart.demo, "run_demo", run_interrupted)
+    result = invoke("demo", "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.strip() == "Aborted!"
+    assert len(databases) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_happens_is_shown_on_a_terminal(demo_ends, monkeypatch):
+    demo_ends()
+    end = headstart.demo.run_demo
+    at = {"session": "s", "at_s": 0.0}
+    call = {"span": "1", "tool": "get"}
+    guess = {**call, "turn": 1, "cause": "predicted"}
+    events = {
+        TurnStarted(**at, turn=1): "the model is asked",
+        TurnStarted(**at, turn=2, speculative=True): "asked ahead",
+        TurnConfirmed(**at, turn=2, hidden_s=1.0): "is confirmed, 1.00 s early",
+        CallLaunched(**at, **guess): "get is launched",
+        EffectHeld(**at, **call): "get is held",
+        EarlyResultGiven(
+            **at, turn=1, call_id="a", tool="get", source="tool"
+        ): "get states its result early",
+        SpeculationAdopted(
+            **at, **guess, call_id="a", hidden_s=0.5, ready=True
+        ): "a hit, 0.50 s ahead",
+        SpeculationDiscarded(
+            **at, **guess, reason="too late", wasted_s=0.5
+        ): "get is discarded: too late",
+        CallEnded(
+            **at,
+            turn=1,
+            call_id="a",
+            tool="get",
+            duration_s=1.0,
+            wait_s=0.0,
+            adopted=True,
+            is_error=False,
+        ): "get has ended",
+    }
+    shown = []
+
+    async def run_demo(*, on_progress, **_):
+        view = on_progress.__self__
+        console = Console(width=120)
+        for event in (None, *events, SessionEnded(**at)):
+            on_progress(Progress(arm="off", message=0, event=event))
+            with console.capture() as capture:
+                console.print(view.render())
+            shown.append(capture.get())
+        on_progress(Progress(arm="off", message=0, seconds=12.345))
+        with console.capture() as capture:
+            console.print(view.render())
+        shown.append(capture.get())
+        return await end()
+
+    monkeypatch.setattr(headstart.demo, "run_demo", run_demo)
+    result = CliRunner().invoke(main, ["demo"], env={"FORCE_COLOR": "1"})
+    assert result.exit_code == 0
+    for text, screen in zip(events.values(), shown[1:-2], strict=True):
+        assert text in screen.splitlines()[-1]
+    assert shown[-2].splitlines()[-1] == shown[-3].splitlines()[-1]
+    assert "12.35 s" in shown[-1]
+    assert "What is the worst open incident" in result.stderr

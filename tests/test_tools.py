@@ -475,7 +475,13 @@ class Region(str, Enum):  # noqa: UP042 - its text differs from its value
 
 
 @pytest.mark.parametrize(
-    ("value", "key"), [("eu", "r:eu"), (Region.EU, "r:eu"), (7, "r:7"), (7.0, "r:7")]
+    ("value", "key"),
+    [
+        ("eu", "r:eu"),
+        pytest.param(Region.EU, "r:eu", id="enum"),
+        (7, "r:7"),
+        (7.0, "r:7"),
+    ],
 )
 def test_equal_resources_have_equal_keys_whatever_type_a_tool_declares(value, key):
     made = make(lambda region: 0, name="get", parameters={}, reads=["r:{region}"])

@@ -25,7 +25,8 @@ from ._session import Approve, Session
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from anyio.abc import ObjectSendStream, TaskGroup
+    from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectSendStream
 
     from ._barrier import WriteBarrier
     from ._events import Sink
@@ -97,7 +98,7 @@ class Agent(Generic[Deps]):
         self.settings = dict(settings or {})
         self.max_turns = max_turns
         self.approve = approve
-        self.open_session()  # what can never work is said now
+        Session(self.tools, approve=approve)  # what can never work is said now
 
     def open_session(
         self,
@@ -256,7 +257,7 @@ class AgentStream(Generic[Deps]):
         return self
 
     async def _run(
-        self, session: Session[Deps], send: ObjectSendStream[StreamItem]
+        self, session: Session[Deps], send: MemoryObjectSendStream[StreamItem]
     ) -> None:
         with send:
             try:

@@ -55,8 +55,7 @@ class SpeculationInput(enum.Enum):
 _S = SpeculationState
 _I = SpeculationInput
 
-TRANSITIONS: Final[dict[tuple[SpeculationState, SpeculationInput], SpeculationState]]
-TRANSITIONS = {
+TRANSITIONS: Final = {
     (_S.PREDICTED, _I.ADMIT): _S.ADMITTED,
     (_S.PREDICTED, _I.REFUSE): _S.REFUSED,
     (_S.ADMITTED, _I.LAUNCH): _S.RUNNING,

@@ -273,7 +273,9 @@ class Tool:
         if not self.name or self.name == "<lambda>":
             msg = "A tool without a function name needs one: pass name=..."
             raise ToolDefinitionError(msg, tool=self.name)
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
+            function
+        ):
             msg = f"The tool {self.name!r} yields: return one value, such as a list."
             raise ToolDefinitionError(msg, tool=self.name)
         self.function = function

@@ -101,8 +101,10 @@ class Slot:
     def touches(self) -> ResourceKeys:
         """What it reads or changes."""
         if self._touches is None:
-            known = self.tool is not None and self.arguments is not None
-            self._touches = touched(self.tool, self.arguments) if known else NOTHING
+            if self.tool is None or self.arguments is None:
+                self._touches = NOTHING
+            else:
+                self._touches = touched(self.tool, self.arguments)
         return self._touches
 
     @property

@@ -188,4 +188,3 @@ async def talk(agent: Agent[Any], texts: Sequence[str], *, pause=0.0, **options)
             messages = list(arm.result.messages)
     assert arm.world.running == 0
     return arm
-

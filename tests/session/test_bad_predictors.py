@@ -202,7 +202,9 @@ async def test_no_more_calls_of_a_tool_run_early_than_it_allows():
 @pytest.mark.requirement("engine:same-effects")
 async def test_wrong_predictions_everywhere_take_exactly_the_time_of_none():
     wrong = [("look", {"row": row}) for row in (1, 2)] + [("change", {"row": 3})]
-    agent = agent_with(*(Expects(*wrong, after=role) for role in ("user", "assistant", "tool")))
+    agent = agent_with(
+        *(Expects(*wrong, after=role) for role in ("user", "assistant", "tool"))
+    )
     off, on = await play_both(agent)
     assert on.seconds == off.seconds == 3.0 + 2.0 + 2.0
     assert on.world.effects == off.world.effects

@@ -89,7 +89,9 @@ async def test_nothing_starts_before_the_outermost_object_is_closed():
 
 
 @pytest.mark.requirement("engine:default-deny")
-@pytest.mark.parametrize("text", ["", "{", '{"row": 7', '{"row": "}', '{"row": 7,}', "7"])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"row": 7', '{"row": "}', '{"row": 7,}', "7"]
+)
 async def test_a_call_whose_text_is_not_complete_is_not_started(text):
     model = Stream(
         (0.5, named()), (1.0, piece(text)), calls=(), lasts=2.0
@@ -151,10 +153,16 @@ async def test_a_gated_call_that_the_model_withdraws_has_no_effect():
 
 
 @pytest.mark.parametrize("tail", ['{"row": 9}', " and", "}"])
-async def test_a_call_that_goes_on_after_it_was_complete_runs_as_the_model_means_it(tail):
+async def test_a_call_that_goes_on_after_it_was_complete_runs_as_the_model_means_it(
+    tail,
+):
     call = ToolCall("call_0", "look", LOOK_7 + tail)
     model = Stream(
-        (0.5, named()), (1.0, piece(LOOK_7)), (1.5, piece(tail)), calls=(call,), lasts=2.0
+        (0.5, named()),
+        (1.0, piece(LOOK_7)),
+        (1.5, piece(tail)),
+        calls=(call,),
+        lasts=2.0,
     )
     off, on = await play_both(Agent(model, [read()]))
     assert on.of(SpeculationAdopted) == []
@@ -167,7 +175,10 @@ async def test_a_tool_whose_sealed_call_changed_is_not_started_early_again():
     first = ToolCall("call_0", "look", '{"row": 9}')
     changing = Stream((0.5, named()), (1.0, piece(LOOK_7)), calls=(first,), lasts=2.0)
     steady = Stream(
-        (0.5, named()), (1.0, piece(LOOK_7)), calls=(ToolCall("call_0", "look", LOOK_7),), lasts=2.0
+        (0.5, named()),
+        (1.0, piece(LOOK_7)),
+        calls=(ToolCall("call_0", "look", LOOK_7),),
+        lasts=2.0,
     )
     async with session:
         request = ModelRequest([Message(role="user", content="Go.")], session.tools)

@@ -7,6 +7,7 @@ import pytest
 
 from headstart import (
     Agent,
+    BarrierState,
     Effect,
     Message,
     ModelRequest,
@@ -16,7 +17,6 @@ from headstart import (
     ToolContext,
     WriteDenied,
 )
-from headstart._barrier import BarrierState
 from headstart._events import CallLaunched, EffectHeld, SpeculationDiscarded
 from headstart.testing import ScriptedModel
 
@@ -144,7 +144,11 @@ async def test_a_time_limit_ends_a_call_the_same_with_and_without_a_launch(secon
 @pytest.mark.parametrize("wait", [1.0, 20.0])
 async def test_time_that_a_write_is_held_does_not_count_towards_its_limit(wait):
     tool = write(prepare=0.5, takes=1.0, timeout=1.75)
-    agent = Agent(thinking([CHANGE_7], "Done.", delay=wait), [tool], predictors=[Expects(CHANGE_7)])
+    agent = Agent(
+        thinking([CHANGE_7], "Done.", delay=wait),
+        [tool],
+        predictors=[Expects(CHANGE_7)],
+    )
     off, on = await play_both(agent)
     assert on.answers == ["7 is changed"]
     assert off.seconds - on.seconds == 0.5
@@ -247,7 +251,9 @@ async def test_what_the_hosts_receiver_raises_reaches_the_host(speculate):
 async def test_a_session_that_ends_denies_whatever_is_still_held():
     arm = Arm(World())
     changes = [("change", {"row": row}) for row in range(3)]
-    agent = Agent(thinking("Done.", delay=9.0), [write()], predictors=[Expects(*changes)])
+    agent = Agent(
+        thinking("Done.", delay=9.0), [write()], predictors=[Expects(*changes)]
+    )
     async with agent.open_session(deps=arm.world, sink=arm.log) as session:
         with anyio.move_on_after(2.0):
             await agent.run("Go.", session=session)
@@ -325,7 +331,9 @@ async def test_a_tool_in_a_thread_is_launched_and_adopted_like_any_other():
         return f"{row} is new"
 
     tool = Tool(look, effect=Effect.READ)
-    agent = Agent(thinking([LOOK_7], "Done.", delay=0), [tool], predictors=[Expects(LOOK_7)])
+    agent = Agent(
+        thinking([LOOK_7], "Done.", delay=0), [tool], predictors=[Expects(LOOK_7)]
+    )
     on = await play(agent)
     assert on.answers == ["7 is new"]
     assert on.summary.hits + on.summary.early_starts == 1
@@ -343,7 +351,8 @@ async def test_a_write_in_a_thread_is_held_and_denied_when_it_is_not_asked_for()
 
     class Patient:
         async def respond(self, request, on_delta):
-            await held.wait()
+            with anyio.fail_after(5.0):
+                await held.wait()
             return ModelResponse(text="Never mind.")
 
     def change(ctx: ToolContext[World], row: int) -> str:

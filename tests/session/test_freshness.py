@@ -3,7 +3,16 @@
 import anyio
 import pytest
 
-from headstart import Agent, Effect, Message, ModelRequest, Session, Tool, ToolCall,ToolContext
+from headstart import (
+    Agent,
+    Effect,
+    Message,
+    ModelRequest,
+    Session,
+    Tool,
+    ToolCall,
+    ToolContext,
+)
 from headstart._events import SpeculationAdopted, SpeculationDiscarded
 from headstart.testing import ScriptedModel
 
@@ -162,7 +171,11 @@ async def test_a_write_that_was_prepared_before_an_overlapping_write_is_prepared
         await session.call(ToolCall("mine", "change", '{"row": 7}'))
         result = await session.call(response.tool_calls[0])
     assert result.content == session.deps.rows[7] == "changed+"
-    assert [what for _, what in session.deps.starts] == ["append 7", "change 7", "append 7"]
+    assert [what for _, what in session.deps.starts] == [
+        "append 7",
+        "change 7",
+        "append 7",
+    ]
     assert [what for _, what in session.deps.effects] == ["change 7", "append 7"]
 
 
@@ -253,7 +266,5 @@ async def test_calls_that_a_host_runs_one_by_one_see_each_others_writes():
     async with session:
         request = ModelRequest([Message(role="user", content="Go.")], session.tools)
         response = await session.ask(request, model.respond)
-        contents = [
-            (await session.call(call)).content for call in response.tool_calls
-        ]
+        contents = [(await session.call(call)).content for call in response.tool_calls]
     assert contents == ["7 is changed", "7 is changed"]

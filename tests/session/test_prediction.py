@@ -209,7 +209,11 @@ async def test_a_call_that_already_runs_is_not_launched_once_more():
     agent = Agent(
         thinking([LOOK_7], "Done."),
         [read()],
-        predictors=[Expects(LOOK_7), Expects(LOOK_7), Expects(LOOK_7, after="assistant")],
+        predictors=[
+            Expects(LOOK_7),
+            Expects(LOOK_7),
+            Expects(LOOK_7, after="assistant"),
+        ],
     )
     on = await play(agent)
     assert on.world.starts == [(0.0, "look 7")]

@@ -126,7 +126,13 @@ async def test_two_writes_with_early_results_are_both_waited_for():
         write(prepare=0.5, takes=1.0, early=TRUE),
         write("alter", prepare=1.0, takes=4.0, early=TRUE),
     ]
-    agent = Agent(echoing(CHANGE_7, ("alter", {"row": 8}), ), tools)
+    agent = Agent(
+        echoing(
+            CHANGE_7,
+            ("alter", {"row": 8}),
+        ),
+        tools,
+    )
     off, on = await play_both(agent)
     assert on.seconds == 1.0 + 5.0
     assert off.seconds == on.seconds + 1.0
