@@ -658,7 +658,10 @@ def test_a_wait_whose_event_loop_is_gone_harms_nobody(backend):
 
 
 def test_wait_blocking_in_a_thread_returns_or_raises():
-    for settle, expected in ((WriteBarrier.flush, []), (lambda b: b.deny("no"), ["no"])):
+    for settle, expected in (
+        (WriteBarrier.flush, []),
+        (lambda b: b.deny("no"), ["no"]),
+    ):
         barrier = WriteBarrier()
         outcomes = []
 

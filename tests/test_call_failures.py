@@ -506,9 +506,7 @@ async def test_a_thread_states_its_result_early():
         deps=None,
         call=None,
         barrier=WriteBarrier(),
-        on_early_result=lambda result: received.append(
-            (result, threading.get_ident())
-        ),
+        on_early_result=lambda result: received.append((result, threading.get_ident())),
     )
     async with ToolCallSpeculator(thread.tool, "{}", context=outer) as guess:
         await thread.until_held(guess)

@@ -243,4 +243,4 @@ def test_what_happens_is_shown_on_a_terminal(demo_ends, monkeypatch):
         assert text in screen.splitlines()[-1]
     assert shown[-2].splitlines()[-1] == shown[-3].splitlines()[-1]
     assert "12.35 s" in shown[-1]
-    assert "What is the worst open incident" in result.stderr
+    assert "Pause incident 204" in result.stderr

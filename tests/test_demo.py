@@ -218,8 +218,11 @@ async def test_the_server_survives_a_handler_that_fails_and_a_head_that_is_too_l
         assert (await http.get(url)).status_code == 500
         with pytest.raises(httpx2.TransportError):
             await http.get(url, headers={"x": "y" * 100_000})
-        with pytest.raises(httpx2.TransportError):
-            await http.post(url, headers={"content-length": "-1"})
+        port = int(url.rpartition(":")[2])
+        async with await anyio.connect_tcp("127.0.0.1", port) as raw:
+            await raw.send(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n")
+            with pytest.raises(anyio.EndOfStream):
+                await raw.receive()
 
 
 @real_time
@@ -230,6 +233,29 @@ async def test_an_error_inside_a_server_s_scope_is_raised_as_it_is():
     with pytest.raises(ModelError):
         async with open_http_server(answer):
             raise ModelError("as it is")
+
+
+@real_time
+async def test_the_services_know_no_other_address(tmp_path):
+    async with open_services(tmp_path, latencies=FAST) as services:
+        assert (await services.deps.http.get("/")).status_code == 404
+
+
+@real_time
+async def test_a_text_is_answered_equally_in_both_forms():
+    body = {"messages": said("Hello!")}
+    async with open_model_server(FAST) as url, httpx2.AsyncClient() as http:
+        whole = (await http.post(f"{url}/chat/completions", json=body)).json()
+        streamed = await http.post(
+            f"{url}/chat/completions", json=body | {"stream": True}
+        )
+    chunks = [
+        json.loads(line.removeprefix("data: "))
+        for line in streamed.text.split("\n\n")[:-2]
+    ]
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": text}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_every_tool_has_a_latency_a_production_copilot_could_have():

@@ -391,6 +391,11 @@ async def test_a_client_and_a_base_url_together_are_refused():
             OpenAIModel("m", client=client, base_url="http://127.0.0.1:9")
 
 
+async def test_a_model_shows_its_name():
+    async with open_model("http://127.0.0.1:9") as model:
+        assert repr(model) == "<OpenAIModel 'm'>"
+
+
 def test_a_missing_key_is_a_usage_error(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError):

@@ -460,6 +460,7 @@ class WriteBarrier:
             waiter = _ThreadWaiter()
             if _enter(core, waiter) is HELD:
                 try:
+                    _announce_wait(core)
                     settled = waiter.wait(timeout)
                 finally:
                     _leave(core, waiter)

@@ -266,11 +266,10 @@ class ToolCallSpeculator:
             self._on_hold()
 
     def _note_release(self) -> None:
-        if self._gate.effective_state is BarrierState.FLUSHED:
-            self.released_at = self._now()
-            if self.held_at >= 0 and self.tool.timeout is not None:
-                left = self.tool.timeout - (self.held_at - self.started_at)
-                self._scope.deadline = self.released_at + left
+        self.released_at = self._now()
+        if self.held_at >= 0 and self.tool.timeout is not None:
+            left = self.tool.timeout - (self.held_at - self.started_at)
+            self._scope.deadline = self.released_at + left
 
     def _receive_early_result(self, result: ToolResult) -> None:
         if self._lifecycle.state in _UNUSABLE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
@@ -392,7 +391,7 @@ class Summary:
     hidden_s: float = 0.0
     wasted_s: float = 0.0
     wasted_tokens: int = 0
-    discard_reasons: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    discard_reasons: dict[str, int] = field(default_factory=dict[str, int])
 
 
 def summarize(events: Iterable[Event]) -> Summary:
@@ -418,7 +417,8 @@ def summarize(events: Iterable[Event]) -> Summary:
             case SpeculationDiscarded():
                 total.misses += event.cause == "predicted"
                 total.wasted_s += event.wasted_s
-                total.discard_reasons[event.reason] += 1
+                reasons = total.discard_reasons
+                reasons[event.reason] = reasons.get(event.reason, 0) + 1
             case TurnConfirmed():
                 total.run_ahead += 1
                 total.hidden_s += event.hidden_s

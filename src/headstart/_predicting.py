@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ._calls import ToolResult
 from ._errors import PredictorError
 from ._events import CallPredicted, PredictorFailed
 from ._launches import Proposal
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from ._calls import ToolCall, ToolResult
+    from ._calls import ToolCall
     from ._events import Recorder
     from ._launches import LaunchPool
     from ._messages import Message, ModelResponse
@@ -200,7 +201,7 @@ class PredictorDesk:
             except Exception as error:  # noqa: BLE001 - contained
                 self._note_failure(predictor, error)
                 continue
-            if result is not None:
+            if isinstance(result, ToolResult):
                 return result, type(predictor).__name__
         return None
 

@@ -188,7 +188,7 @@ async def test_a_read_that_needs_approval_does_not_run_before_it():
         approve=Approver(7, takes=0.5),
         predictors=[Expects(LOOK_7)],
     )
-    off, on = await play_both(agent)
+    _, on = await play_both(agent)
     assert on.world.starts == [(1.5, "look 7")]
     assert {refused.reason for refused in on.of(CallRefused)} == {"approval"}
 

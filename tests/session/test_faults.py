@@ -216,11 +216,15 @@ async def test_a_base_exception_of_a_real_call_reaches_the_host_unwrapped(specul
 async def test_an_exception_of_the_host_passes_the_session_unwrapped():
     agent = Agent(thinking("Done.", delay=9.0), [read()], predictors=[Expects(LOOK_7)])
     arm, error = Arm(World()), KeyError("mine")
-    with pytest.raises(KeyError) as caught:
+
+    async def host():
         async with agent.open_session(deps=arm.world, sink=arm.log) as session:
             with anyio.move_on_after(1.0):
                 await agent.run("Go.", session=session)
             raise error
+
+    with pytest.raises(KeyError) as caught:
+        await host()
     assert caught.value is error
     assert error.__cause__ is error.__context__ is None
     assert arm.world.running == 0
@@ -228,7 +232,7 @@ async def test_an_exception_of_the_host_passes_the_session_unwrapped():
 
 @pytest.mark.parametrize("speculate", [True, False])
 async def test_what_the_hosts_receiver_raises_reaches_the_host(speculate):
-    error = ValueError("the pipe is closed")
+    error = BrokenPipeError("the user left")
 
     def on_delta(delta):
         raise error
@@ -236,7 +240,8 @@ async def test_what_the_hosts_receiver_raises_reaches_the_host(speculate):
     tool = write(takes=3.0, early="{row} is {to}")
     session = Session([tool], deps=World(), speculate=speculate)
     model = thinking([CHANGE_7], "Done.")
-    with pytest.raises(ValueError) as caught:
+
+    async def host():
         async with session:
             request = ModelRequest([Message(role="user", content="Go.")], session.tools)
             first = await session.ask(request, model.respond)
@@ -244,6 +249,9 @@ async def test_what_the_hosts_receiver_raises_reaches_the_host(speculate):
             request = request.extended([first.message])
             request = request.answered(first.tool_calls, results)
             await session.ask(request, model.respond, on_delta)
+
+    with pytest.raises(BrokenPipeError) as caught:
+        await host()
     assert caught.value is error
 
 
@@ -305,7 +313,7 @@ async def test_a_policy_that_fails_admits_nothing(method, caplog):
         predictors=[Expects(CHANGE_7)],
         policy=policy,
     )
-    off, on = await play_both(agent)
+    _, on = await play_both(agent)
     assert bool(on.of(CallLaunched)) is (method == "refuse_run_ahead")
     assert bool(on.summary.run_ahead) is (method == "refuse_launch")
     assert any("policy failed" in r.message or r.exc_info for r in caplog.records)

@@ -218,9 +218,11 @@ async def streamed(agent, *, speculate):
     arm, deltas = Arm(World()), []
     async with agent.open_session(deps=arm.world, speculate=speculate) as session:
         async with agent.stream("Go.", session=session) as stream:
-            async for item in stream:
-                if isinstance(item, TextDelta):
-                    deltas.append((arm.world.now, item.text))
+            deltas += [
+                (arm.world.now, item.text)
+                async for item in stream
+                if isinstance(item, TextDelta)
+            ]
     return deltas
 
 
