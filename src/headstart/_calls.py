@@ -82,11 +82,9 @@ class _NotCanonicalError(ValueError):
     pass
 
 
+@dataclass(frozen=True, slots=True)
 class _HugeInteger:
-    __slots__ = ("digits",)
-
-    def __init__(self, digits: str) -> None:
-        self.digits = digits
+    digits: str
 
 
 def _parse_integer(text: str) -> object:
@@ -150,6 +148,23 @@ def _decode(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
     return cast("dict[str, Any]", decoded) if type(decoded) is dict else None
 
 
+def comparable_arguments(text: str) -> dict[str, Any] | None:
+    """Read an argument text so that `same_value` tells whether two mean the same.
+
+    Like `decode_arguments`, and integers may have any size: those too long for an `int`
+    are read as something that only equals itself. `None` is logged at warning level,
+    without the text.
+    """
+    decoded = _decode(text, _COMPARING_DECODER)
+    if decoded is None:
+        logger.warning(
+            "Arguments of %d characters are not a JSON object of finite numbers, "
+            "so they match nothing.",
+            len(text),
+        )
+    return decoded
+
+
 def canonical_arguments(
     text: str, *, ignored_prefixes: Sequence[str] = IGNORED_PREFIXES
 ) -> str | None:
@@ -170,13 +185,8 @@ def canonical_arguments(
         `decode_arguments`; an integer may be longer here), which is logged at warning
         level, without the text.
     """
-    decoded = _decode(text, _COMPARING_DECODER)
+    decoded = comparable_arguments(text)
     if decoded is None:
-        logger.warning(
-            "Arguments of %d characters are not a JSON object of finite numbers, "
-            "so they match nothing.",
-            len(text),
-        )
         return None
     kept = {
         key: value
@@ -213,8 +223,11 @@ def same_value(left: object, right: object) -> bool:
     equality, after their types. Whatever raises while it is compared is not equal, and
     neither is NaN.
     """
-    if type(left) is not type(right):
+    kind = type(left)
+    if kind is not type(right):
         return False
+    if kind is str or kind is int or kind is bool or left is None:
+        return left == right
     try:
         if isinstance(left, dict) and isinstance(right, dict):
             return _same_dicts(left, right)  # pyright: ignore[reportUnknownArgumentType]
@@ -230,9 +243,13 @@ def same_value(left: object, right: object) -> bool:
 
 
 def _same_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
-    return _typed(left) == _typed(right) and all(
-        same_value(value, right[key]) for key, value in left.items()
-    )
+    if left.keys() != right.keys():
+        return False
+    for key, value in left.items():
+        if not same_value(value, right[key]):
+            return False
+    plain = all(type(key) is str for key in left)
+    return plain or _typed(left) == _typed(right)
 
 
 def _typed(values: Iterable[Any]) -> set[tuple[type, Any]]:

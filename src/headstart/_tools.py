@@ -32,9 +32,8 @@ from ._calls import (
     IGNORED_PREFIXES,
     ToolCall,
     ToolResult,
-    canonical_arguments,
+    comparable_arguments,
     decode_arguments,
-    is_ignored,
     same_value,
 )
 from ._errors import ToolDefinitionError
@@ -332,7 +331,7 @@ class Tool:
             return decoded
         text = arguments if arguments and not arguments.isspace() else "{}"
         try:
-            model = self._model.model_validate_json(text)
+            model = self._model.__pydantic_validator__.validate_json(text)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, detail['loc'])) or 'arguments'}: {detail['msg']}"
@@ -349,23 +348,19 @@ class Tool:
 
     def fingerprint(self, arguments: str) -> ArgumentsFingerprint | None:
         """What two argument texts are compared by; `None` matches nothing."""
-        canonical = canonical_arguments(
-            arguments, ignored_prefixes=self.ignore_arguments
-        )
-        if canonical is None:
+        values = comparable_arguments(arguments)
+        if values is None:
             return None
-        if self._model is None:
-            return ArgumentsFingerprint(canonical, None)
-        try:
-            validated = self.validate(arguments)
-        except InvalidArgumentsError:
-            return None
-        kept = {
-            name: value
-            for name, value in validated.items()
-            if not is_ignored(name, self.ignore_arguments)
-        }
-        return ArgumentsFingerprint(canonical, kept)
+        if self._model is not None:
+            try:
+                values = self.validate(arguments)
+            except InvalidArgumentsError:
+                return None
+        for prefix in self.ignore_arguments:
+            for name in [name for name in values if name.startswith(prefix)]:
+                if len(name) > len(prefix):
+                    del values[name]
+        return ArgumentsFingerprint(values)
 
     def read_keys(self, arguments: dict[str, Any]) -> ResourceKeys:
         """The resources that a call reads, or depends on before its effect."""
@@ -398,24 +393,20 @@ class Tool:
 class ArgumentsFingerprint:
     """The meaning of the arguments of one call, for comparison with another's.
 
-    `canonical` is the JSON form; `validated` the values by a tool's own schema, which
-    decide where they are known.
+    The values by the tool's own schema where it has one, and the JSON values elsewhere.
     """
 
-    __slots__ = ("canonical", "validated")
+    __slots__ = ("_values",)
 
-    def __init__(self, canonical: str, validated: dict[str, Any] | None) -> None:
-        self.canonical = canonical
-        self.validated = validated
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ArgumentsFingerprint):
             return NotImplemented
-        if self.validated is None or other.validated is None:
-            return self.canonical == other.canonical
-        return same_value(self.validated, other.validated)
+        return same_value(self._values, other._values)
 
-    __hash__ = None  # type: ignore[assignment] # validated values need not hash
+    __hash__ = None  # type: ignore[assignment] # the values need not hash
 
 
 def _read_signature(

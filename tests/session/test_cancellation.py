@@ -1,10 +1,25 @@
 """A run that is cancelled, at whatever moment, ends at once and leaves nothing."""
 
+import asyncio
+import itertools
+from functools import partial
+
 import anyio
 import anyio.lowlevel
 import pytest
+import sniffio
+import trio
 
-from headstart import Agent, BarrierState, LimitPolicy, TextDelta
+from headstart import (
+    Agent,
+    BarrierState,
+    LimitPolicy,
+    Message,
+    ModelRequest,
+    Session,
+    TextDelta,
+    WriteBarrier,
+)
 from headstart._events import SessionEnded
 from headstart.testing import ScriptedModel
 
@@ -40,27 +55,24 @@ def busy_agent():
             "All done, have a nice day.",
         ],
         delay=0.75,
-        seconds_per_delta=0.125,
+        seconds_per_delta=0.25,
+        characters_per_delta=8,
     )
     return Agent(
         model,
         [
             read(),
             write(prepare=0.5, takes=1.25, early="{row} is {to}", approval=True),
-            write("alter", prepare=0.75, takes=1.5, early="a lie"),
+            write("alter", prepare=0.75, takes=2.5, early="a lie"),
         ],
         predictors=[
             Expects(LOOK_7, LOOK_8, CHANGE_7, CHANGE_8),
-            Expects(LOOK_8, CHANGE_8, after="tool", delay=0.125),
+            Expects(LOOK_8, CHANGE_8, after="tool", delay=0.25),
             Expects(LOOK_8, after="assistant"),
         ],
         policy=LimitPolicy(max_depth=2),
         approve=approve,
     )
-
-
-class Recorded(BaseException):
-    """Stands for nothing; never raised."""
 
 
 async def cut_short(cancel_when, *, stream=False):
@@ -114,46 +126,50 @@ async def test_the_run_that_is_cut_short_below_uses_everything():
 
 @pytest.mark.requirement("engine:same-effects")
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_run_that_is_cancelled_at_any_eighth_of_a_second_leaves_nothing(stream):
+async def test_a_run_that_is_cancelled_at_any_quarter_of_a_second_leaves_nothing(stream):
     whole = await play(busy_agent())
     off = await play(busy_agent(), speculate=False)
     order = [what for _, what in off.world.effects]
     assert [what for _, what in whole.world.effects] == order
-    for eighths in range(int(whole.seconds * 8) + 2):
-
-        async def after(seconds=eighths / 8):
-            await anyio.sleep(seconds)
-
-        arm = await cut_short(after, stream=stream)
+    for quarters in range(int(whole.seconds * 4) + 2):
+        arm = await cut_short(partial(anyio.sleep, quarters / 4), stream=stream)
         assert is_beginning([what for _, what in arm.world.effects], order)
         assert is_beginning(arm.world.effects, whole.world.effects)
     assert arm.result == whole.result
 
 
 @pytest.mark.requirement("engine:same-effects")
-async def test_a_run_that_is_cancelled_after_any_number_of_steps_leaves_nothing():
+def nobody_else_can_run():
+    if sniffio.current_async_library() == "trio":
+        return trio.lowlevel.current_statistics().tasks_runnable == 0
+    return not asyncio.get_running_loop()._ready
+
+
+async def steps_pass(count):
+    """Let the scheduler make `count` steps; when none is left, a quarter second passes.
+
+    All that the busy agent does happens at quarters of seconds.
+    """
+    quiet = 0
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+        quiet = quiet + 1 if nobody_else_can_run() else 0
+        if quiet == 2:  # trio's last batch may still be running after one
+            await anyio.sleep(0.25)
+            quiet = 0
+
+
+@pytest.mark.requirement("engine:same-effects")
+@pytest.mark.parametrize("first", range(4))
+async def test_a_run_that_is_cancelled_at_any_step_of_the_scheduler_leaves_nothing(first):
     whole = await play(busy_agent())
-    steps = 0
-    while True:
-        steps += 1
-
-        async def after(steps=steps):
-            for _ in range(steps):
-                await anyio.lowlevel.checkpoint()
-                if not anyio.get_current_task():
-                    break
-            await anyio.sleep(0.125 * (steps // 8))
-
-        arm = await cut_short(after)
+    for steps in itertools.count(first, step=4):
+        arm = await cut_short(partial(steps_pass, steps))
         assert is_beginning(arm.world.effects, whole.world.effects)
         if arm.result is not None:
             break
     assert arm.result == whole.result
-
-
-async def test_a_call_that_is_cancelled_alone_ends_alone():
-    agent = busy_agent()
-    del agent
+    assert steps > 100
 
 
 async def test_leaving_a_stream_early_cancels_the_run():
@@ -168,3 +184,65 @@ async def test_leaving_a_stream_early_cancels_the_run():
         await anyio.sleep(20.0)
         assert arm.world.effects == []
     assert arm.world.running == 0
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+async def test_a_call_that_is_cancelled_alone_ends_alone(speculate):
+    world = World()
+    expects = Expects(CHANGE_7, LOOK_8)
+    session = Session(
+        [read(), write(takes=5.0)], deps=world, predictors=[expects], speculate=speculate
+    )
+    model = ScriptedModel([[CHANGE_7, LOOK_8]], delay=1.0)
+    async with session:
+        request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+        change, look = (await session.ask(request, model.respond)).tool_calls
+        with anyio.move_on_after(3.0) as scope:
+            await session.call(change)
+        assert scope.cancelled_caught
+        assert world.now == 4.0
+        assert world.running == speculate  # the read that nobody has asked for yet
+        assert (await session.call(look)).content == "8 is new"
+    assert world.effects == []
+    assert world.running == 0
+
+
+async def test_a_request_that_ran_ahead_and_is_cancelled_takes_its_calls_with_it():
+    arm = Arm(World())
+    session = Session(
+        [read(seconds=50.0), write(prepare=0.5, takes=1.0, early="{row} is {to}")],
+        deps=arm.world,
+        sink=arm.log,
+    )
+    model = ScriptedModel(
+        [[CHANGE_7], [LOOK_8, ("look", {"row": 9})]],
+        delay=1.0,
+        seconds_per_delta=0.5,
+        characters_per_delta=10,
+    )
+    async with session:
+        request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+        first = await session.ask(request, model.respond)
+        results = await session.call_all(first.tool_calls)
+        request = request.extended([first.message]).answered(first.tool_calls, results)
+        with anyio.move_on_after(0.75) as scope:
+            await session.ask(request, model.respond)
+        assert scope.cancelled_caught
+        assert len(model.records) == 2
+        await anyio.wait_all_tasks_blocked()
+        assert [what for _, what in arm.world.starts] == ["change 7", "look 8"]
+        assert arm.world.running == 0
+    assert [record.outcome for record in model.records] == ["answered", "cancelled"]
+
+
+async def test_a_task_that_waits_at_a_held_effect_is_cancelled_with_the_run():
+    guard, world = WriteBarrier(), World()
+    agent = Agent(ScriptedModel([[CHANGE_7], "Done."], delay=1.0), [write(), read()])
+    async with agent.open_session(deps=world, conditions=[guard]) as session:
+        with anyio.move_on_after(5.0) as scope:
+            await agent.run("Go.", session=session)
+    assert scope.cancelled_caught
+    assert world.running == 0
+    guard.flush()
+    await anyio.wait_all_tasks_blocked()
+    assert world.effects == []

@@ -311,6 +311,21 @@ async def test_a_request_that_fails_ahead_is_sent_again():
 
 
 @pytest.mark.requirement("engine:contained")
+@pytest.mark.requirement("engine:invisible")
+async def test_a_stream_that_broke_off_ahead_is_not_shown_and_asked_for_again():
+    faults = iter([Fault(response="Rubbish.", after=1)])
+
+    def respond(request):
+        if request.history[-1].role == "user":
+            return [CHANGE_7]
+        return next(faults, "Fine.")
+
+    model = ScriptedModel(respond, delay=1.0, characters_per_delta=20)
+    agent = Agent(model, [write(takes=3.0, early=TRUE)])
+    assert await streamed(agent, speculate=True) == [(6.0, "Fine.")]
+
+
+@pytest.mark.requirement("engine:contained")
 async def test_a_request_that_hangs_ahead_of_a_false_result_lengthens_nothing():
     def respond(request):
         last = request.history[-1]
