@@ -169,11 +169,16 @@ async def test_what_the_host_raises_passes_unchanged(error, adopted, tool_fails)
             raise RuntimeError("the tool's own")
 
     cause = KeyError("why")
-    with pytest.raises(type(error)) as caught:
-        async with ToolCallSpeculator(look_up, "{}") as guess:
+    guess = ToolCallSpeculator(look_up, "{}")
+
+    async def host():
+        async with guess:
             if adopted:
                 guess.confirm()
             raise error from cause
+
+    with pytest.raises(type(error)) as caught:
+        await host()
     assert caught.value is error
     assert error.__cause__ is cause
     assert guess.state in {SpeculationState.ADOPTED, SpeculationState.DISCARDED}
@@ -468,31 +473,29 @@ async def test_a_thread_that_is_held_ends_when_its_call_is_discarded(how):
     with pytest.raises(SpeculationError):
         await guess.wait()
     while disowned_threads():
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.real_time
 @pytest.mark.requirement("engine:never-slower")
 async def test_leaving_does_not_wait_for_a_thread_that_does_not_listen():
-    release, ended = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     @tool(effect=Effect.READ)
-    def deaf() -> None:
+    def deaf() -> str:
+        started.set()
         release.wait()
-        ended.set()
+        return "found"
 
     before = disowned_threads()
     async with ToolCallSpeculator(deaf, "{}") as guess:
-        await anyio.sleep(0)
-        while guess.tool is deaf and disowned_threads() == before and not guess.ended:
-            await anyio.sleep(0)
-            if threading.active_count() > 1:
-                break
-    assert not ended.is_set()
+        await anyio.to_thread.run_sync(started.wait)
     assert guess.state is SpeculationState.DISCARDED
+    assert disowned_threads() == before + 1
     release.set()
     while disowned_threads() > before:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
+    assert guess.value is None
 
 
 @pytest.mark.real_time

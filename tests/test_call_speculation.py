@@ -18,6 +18,7 @@ from headstart import (
     ToolResult,
     UsageError,
     WriteBarrier,
+    WriteDenied,
     current_barrier,
     tool,
 )
@@ -498,6 +499,63 @@ async def test_an_adopted_call_waits_for_its_parent():
         assert effects == ["hello"]
 
 
+# --- conditions -----------------------------------------------------------------------
+
+
+@pytest.mark.requirement("barrier:no-effect-before-flush")
+@pytest.mark.parametrize("first", ["adopt", "condition"])
+async def test_an_effect_needs_its_conditions_as_well_as_the_adoption(first):
+    effects = []
+    with WriteBarrier(name="guardrail") as guardrail:
+        post = gated(effects, before=1)
+        async with ToolCallSpeculator(post, "{}", conditions=[guardrail]) as guess:
+            async with anyio.create_task_group() as tasks:
+                if first == "adopt":
+                    tasks.start_soon(guess.adopt)
+                else:
+                    guardrail.flush()
+                await anyio.sleep(3600)
+                assert effects == []
+                if first == "adopt":
+                    guardrail.flush()
+                else:
+                    tasks.start_soon(guess.adopt)
+            assert effects == ["hello"]
+
+
+async def test_a_condition_that_is_denied_refuses_the_effect_of_an_adopted_call():
+    effects = []
+    guardrail = WriteBarrier(name="guardrail")
+    post = gated(effects, before=1)
+    async with ToolCallSpeculator(post, "{}", conditions=[guardrail]) as guess:
+        guess.confirm()
+        await anyio.sleep(2)
+        guardrail.deny("not on a Sunday")
+        with pytest.raises(WriteDenied) as caught:
+            await guess.wait()
+        assert caught.value.reason == "not on a Sunday"
+    assert effects == []
+
+
+async def test_a_condition_that_is_denied_leaves_a_read_usable():
+    guardrail = WriteBarrier(name="guardrail")
+    async with ToolCallSpeculator(read(1), "{}", conditions=[guardrail]) as guess:
+        guardrail.deny("not on a Sunday")
+        assert await guess.adopt() == "found"
+
+
+async def test_the_seconds_that_a_condition_holds_an_adopted_call_count():
+    guardrail = WriteBarrier(name="guardrail")
+    post = gated([], before=1, after=2)
+    async with ToolCallSpeculator(post, "{}", conditions=[guardrail]) as guess:
+        await anyio.sleep(10)
+        guess.confirm()
+        await anyio.sleep(4)
+        guardrail.flush()
+        await guess.wait()
+        assert guess.running_seconds(anyio.current_time()) == 4 + 2
+
+
 # --- nested ---------------------------------------------------------------------------
 
 
@@ -530,15 +588,17 @@ async def test_nested_calls_are_adopted_from_the_outside_in():
 
 @pytest.mark.requirement("engine:contained")
 async def test_an_error_of_the_host_is_not_held_up_by_a_call_that_can_never_go_on():
-    effects, error = [], ValueError("the host failed")
-    with pytest.raises(ValueError) as caught:
-        async with ToolCallSpeculator(read(), "{}") as outer:
-            async with ToolCallSpeculator(
-                gated(effects), "{}", parent=outer.barrier
-            ) as inner:
-                inner.confirm()  # and outer, which it waits for, never is
-                raise error
-    assert caught.value is error
+    effects = []
+    outer = ToolCallSpeculator(read(), "{}")
+    inner = ToolCallSpeculator(gated(effects), "{}", parent=outer.barrier)
+
+    async def host():
+        async with outer, inner:
+            inner.confirm()  # and outer, which it waits for, never is
+            raise ValueError("the host failed")
+
+    with pytest.raises(ValueError, match="the host failed"):
+        await host()
     assert effects == []
     assert inner.state is SpeculationState.CANCELLED
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import TaskGroup
-    from anyio.streams.memory import MemoryObjectSendStream
+    from anyio.streams.memory import (
+        MemoryObjectReceiveStream,
+        MemoryObjectSendStream,
+    )
 
     from ._barrier import WriteBarrier
     from ._events import Sink
@@ -208,6 +211,9 @@ class Agent(Generic[Deps]):
     def _read(self, messages: Messages) -> tuple[Message, ...]:
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
+        if not isinstance(messages, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"A run takes a text or messages, not {type(messages).__name__}."
+            raise UsageError(msg)
         history = ModelRequest(messages).history
         if not history:
             msg = "A run needs at least one message: what the user says."
@@ -240,7 +246,8 @@ class AgentStream(Generic[Deps]):
         self._messages = messages
         self._deps = deps
         self._session = session
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
+        self._items: MemoryObjectReceiveStream[StreamItem] | None = None
         self.result: RunResult | None = None
 
     async def __aenter__(self) -> AgentStream[Deps]:
@@ -249,11 +256,12 @@ class AgentStream(Generic[Deps]):
             if session is None:
                 session = self._agent.open_session(deps=self._deps)
                 await stack.enter_async_context(session)
-            send, self._items = anyio.create_memory_object_stream[StreamItem](INFINITE)
-            stack.callback(self._items.close)
+            send, items = anyio.create_memory_object_stream[StreamItem](INFINITE)
+            stack.callback(items.close)
             self._group = await stack.enter_async_context(_CancelledGroup())
             self._group.start_soon(self._run, session, send, name="headstart stream")
             self._stack = stack.pop_all()
+        self._items = items
         return self
 
     async def _run(
@@ -273,6 +281,7 @@ class AgentStream(Generic[Deps]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._items = None
         await self._stack.aclose()
 
     def __aiter__(self) -> AgentStream[Deps]:
@@ -282,15 +291,19 @@ class AgentStream(Generic[Deps]):
         """The next item.
 
         Raises:
+            UsageError: The stream is not open.
             BaseException: What `Agent.run` would have raised, after the last item.
         """
+        if self._items is None:
+            msg = "A stream is read while it is open: use it in 'async with'."
+            raise UsageError(msg)
         try:
             return await self._items.receive()
         except anyio.EndOfStream:
             error, self._error = self._error, None
-            if error is not None:
-                raise error from None
-            raise StopAsyncIteration from None
+        if error is None:
+            raise StopAsyncIteration
+        raise error  # outside of the `except`, so that its own context stays
 
 
 class _CancelledGroup:

@@ -261,7 +261,7 @@ class ToolCallSpeculator:
 
     def _hold(self) -> None:
         self.held_at = self._now()
-        if True:  # a thread may tell it late
+        if self.released_at < 0:  # a thread may tell it late
             self._scope.deadline = math.inf  # time that it is held is not its own
         if self._on_hold is not None:
             self._on_hold()

@@ -282,6 +282,32 @@ class LaunchPool:
                 return launch
         return None
 
+    def unclaimed(self) -> list[Launch]:
+        """Live launches that no call has claimed."""
+        return [launch for launch in self._live if launch.slot is None]
+
+    def find(
+        self,
+        turn: Turn,
+        tool: Tool,
+        fingerprint: ArgumentsFingerprint,
+        taken: list[Launch],
+    ) -> Launch | None:
+        """The launch that `turn` would claim for a call, were it not for `taken`."""
+        now = self._now()
+        for launch in self._live:
+            if (
+                launch.slot is None
+                and launch.tool is tool
+                and launch not in taken
+                and launch.speculator.state in _USABLE
+                and _visible(launch, turn)
+                and not _too_old(launch, now)
+                and _equal(launch.speculator.fingerprint, fingerprint)
+            ):
+                return launch
+        return None
+
     def release(self, launch: Launch) -> None:
         """Let others claim a launch again."""
         launch.slot = None

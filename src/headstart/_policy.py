@@ -55,6 +55,15 @@ class Policy(Protocol):
         """Why no turn is run ahead on `depth - 1` others; `None` admits it."""
         ...
 
+    def refuse_run_beside(
+        self, *, depth: int, probability: float, wasted_tokens: int
+    ) -> str | None:
+        """Why no request is sent beside the running one; `None` admits it.
+
+        `probability` is that the running one is answered with just the predicted calls.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitPolicy:
@@ -67,6 +76,8 @@ class LimitPolicy:
             `max_concurrency`.
         max_depth: How many unconfirmed turns may stand on one another; 0 never runs
             ahead.
+        min_beside_probability: No request is sent beside the running one, on a
+            predicted answer less probable than this. Above 1 switches it off.
         max_wasted_s: No predicted call is launched after so many wasted seconds.
         max_wasted_tokens: No turn is run ahead after so many wasted tokens.
         max_spent_usd: No call is launched that could take the stated cost of unadopted
@@ -78,6 +89,7 @@ class LimitPolicy:
     max_in_flight: int = 8
     max_in_flight_of_tool: int = 4
     max_depth: int = 1
+    min_beside_probability: float = 1.1
     max_wasted_s: float = 600.0
     max_wasted_tokens: int = 200_000
     max_spent_usd: float = 1.0
@@ -116,3 +128,11 @@ class LimitPolicy:
         if wasted_tokens >= self.max_wasted_tokens:
             return "tokens wasted"
         return None
+
+    def refuse_run_beside(
+        self, *, depth: int, probability: float, wasted_tokens: int
+    ) -> str | None:
+        """Why no request is sent beside the running one; `None` admits it."""
+        if probability < self.min_beside_probability:
+            return "improbable"
+        return self.refuse_run_ahead(depth=depth, wasted_tokens=wasted_tokens)

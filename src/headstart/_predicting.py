@@ -20,6 +20,7 @@ from ._calls import ToolResult
 from ._errors import PredictorError
 from ._events import CallPredicted, PredictorFailed
 from ._launches import Proposal
+from ._turn import Forecast
 from .predictors import Conversation, Learner, Prediction, ResultPredictor
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ._launches import LaunchPool
     from ._messages import Message, ModelResponse
     from ._tools import Tool
-    from ._turn import Turn
+    from ._turn import Launch, Turn
     from .predictors import Predictor
 
 logger = logging.getLogger("headstart")
@@ -50,6 +51,7 @@ class PredictorDesk:
         deps: What predictors receive of the caller's own.
         recorder: Who is told.
         pool: Where predicted calls are launched.
+        on_forecast: Called with a turn when its response's calls are predicted.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class PredictorDesk:
         deps: Any,
         recorder: Recorder,
         pool: LaunchPool,
+        on_forecast: Callable[[Turn], None],
     ) -> None:
         self._predictors = predictors
         self._learners = [p for p in predictors if isinstance(p, Learner)]
@@ -68,6 +71,8 @@ class PredictorDesk:
         self._deps = deps
         self._recorder = recorder
         self._pool = pool
+        self._on_forecast = on_forecast
+        self._declined: list[tuple[int, Tool, object]] = []
         self._spans = itertools.count(1)
         self._clerks: list[_Clerk] = []
         self._speculated: dict[Turn, anyio.CancelScope] = {}
@@ -78,6 +83,7 @@ class PredictorDesk:
         if not self._predictors:
             return
         conversation = self._conversation(turn)
+        turn.forecast = []
         if not turn.confirmed:
             self._ask_ahead(turn, conversation, group)
             return
@@ -140,49 +146,86 @@ class PredictorDesk:
     def _propose(
         self, turn: Turn, predictor: Predictor, predictions: Iterable[Prediction]
     ) -> None:
-        seen: list[tuple[Tool, object]] = []
+        forecast: list[Forecast] = []
         for prediction in itertools.islice(predictions, MAX_PREDICTIONS):
-            if not isinstance(prediction, Prediction):  # pyright: ignore[reportUnnecessaryIsInstance]
-                kind = type(prediction).__name__
-                msg = f"A predictor proposes Prediction objects, not {kind}."
-                raise PredictorError(msg, reason="not a prediction")
-            tool = self._tools.get(prediction.tool)
-            if tool is None:
-                msg = f"A predictor proposed {prediction.tool!r}, which is no tool."
-                self._note_failure(predictor, PredictorError(msg))
+            expected = self._read(prediction, predictor)
+            if expected is None:
                 continue
-            fingerprint = tool.fingerprint(prediction.arguments_text)
-            if fingerprint is not None:
-                wanted = 1 + sum(
-                    tool is other and fingerprint == equal for other, equal in seen
-                )
-                seen.append((tool, fingerprint))
-                if wanted <= self._count_coming(turn, tool, fingerprint):
-                    continue
-            proposal = Proposal(
-                home=turn,
-                tool=tool,
-                arguments=prediction.arguments_text,
-                cause="predicted",
-                probability=prediction.probability,
-                origin=prediction.origin or type(predictor).__name__,
-                span=f"{self._recorder.session}/{next(self._spans)}",
-            )
-            self._recorder.emit(
-                CallPredicted,
-                turn=turn.id,
-                span=proposal.span,
-                tool=tool.name,
-                origin=proposal.origin,
-                probability=prediction.probability,
-            )
-            if fingerprint is None:
-                self._pool.refuse(proposal, "arguments")
+            forecast.append(expected)
+            wanted = forecast.count(expected)
+            if turn.response is None and turn.forecast.count(expected) < wanted:
+                turn.forecast.append(expected)
+            if wanted <= self._count_coming(turn, expected):
+                continue
+            proposal = self._note_prediction(turn, prediction, predictor, expected.tool)
+            if self._is_declined(turn, expected):
+                self._pool.refuse(proposal, "the model declined it before")
             else:
                 self._pool.start(proposal)
+        if forecast:
+            self._on_forecast(turn)
 
-    def _count_coming(self, turn: Turn, tool: Tool, fingerprint: object) -> int:
+    def _read(self, prediction: object, predictor: Predictor) -> Forecast | None:
+        """What is predicted, in comparable form; `None` where it is of no use."""
+        if not isinstance(prediction, Prediction):
+            kind = type(prediction).__name__
+            msg = f"A predictor proposes Prediction objects, not {kind}."
+            raise PredictorError(msg, reason="not a prediction")
+        tool = self._tools.get(prediction.tool)
+        fingerprint = tool and tool.fingerprint(prediction.arguments_text)
+        if tool is None or fingerprint is None:
+            what = "which is no tool" if tool is None else "with invalid arguments"
+            msg = f"A predictor proposed {prediction.tool!r}, {what}."
+            self._note_failure(predictor, PredictorError(msg, reason="not a call"))
+            return None
+        return Forecast(
+            tool=tool,
+            arguments=prediction.arguments_text,
+            fingerprint=fingerprint,
+            probability=prediction.probability,
+        )
+
+    def _note_prediction(
+        self, turn: Turn, prediction: Prediction, predictor: Predictor, tool: Tool
+    ) -> Proposal:
+        proposal = Proposal(
+            home=turn,
+            tool=tool,
+            arguments=prediction.arguments_text,
+            cause="predicted",
+            probability=prediction.probability,
+            origin=prediction.origin or type(predictor).__name__,
+            span=f"{self._recorder.session}/{next(self._spans)}",
+        )
+        self._recorder.emit(
+            CallPredicted,
+            turn=turn.id,
+            span=proposal.span,
+            tool=tool.name,
+            origin=proposal.origin,
+            probability=prediction.probability,
+        )
+        return proposal
+
+    def decline(self, turn: Turn, launch: Launch) -> None:
+        """Do not propose a call again until the user has said something else."""
+        fingerprint = launch.speculator.fingerprint
+        if fingerprint is not None:
+            declined = _user_messages(turn), launch.tool, fingerprint
+            self._declined = [d for d in self._declined if d[0] == declined[0]]
+            self._declined.append(declined)
+
+    def _is_declined(self, turn: Turn, expected: Forecast) -> bool:
+        return bool(self._declined) and any(
+            said == _user_messages(turn)
+            and tool is expected.tool
+            and fingerprint == expected.fingerprint
+            for said, tool, fingerprint in self._declined
+        )
+
+    def _count_coming(self, turn: Turn, expected: Forecast) -> int:
         """Equal calls that are launched and unclaimed, or that the turn still runs."""
+        tool, fingerprint = expected.tool, expected.fingerprint
         return self._pool.count_equal(turn, tool, fingerprint) + sum(
             slot.tool is tool
             and slot.result is None
@@ -227,6 +270,10 @@ class PredictorDesk:
         name, kind = type(predictor).__name__, type(error).__name__
         logger.debug("The predictor %s failed.", name, exc_info=error)
         self._recorder.emit(PredictorFailed, predictor=name, error=kind)
+
+
+def _user_messages(turn: Turn) -> int:
+    return sum(message.role == "user" for message in turn.request.history)
 
 
 class _Clerk:

@@ -5,7 +5,7 @@ Rules of this file: data and pure decisions. Nothing here starts a task or waits
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._calls import ToolCall, ToolResult, decode_arguments
@@ -128,12 +128,14 @@ class Turn:
 
     __slots__ = (
         "ahead",
+        "assumed",
         "attempts",
         "barrier",
         "child",
         "confirmed",
         "depth",
         "ended_at",
+        "forecast",
         "id",
         "parent",
         "relay",
@@ -172,6 +174,8 @@ class Turn:
         self.results: tuple[ToolResult, ...] = ()  # of the parent, that it stands on
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
+        self.forecast: list[Forecast] = []  # the calls that it is expected to have
+        self.assumed: list[Slot] = []  # those that its child is built on, unanswered
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -196,10 +200,13 @@ class Turn:
         return False
 
     def has_unfinished_write(self, touches: ResourceKeys) -> bool:
-        """Whether a call of this turn that has not ended changes any of `touches`."""
+        """Whether a call of this turn that has not ended changes any of `touches`.
+
+        Before the response is there, its calls are those that it is expected to have.
+        """
         return any(
             slot.result is None and overlaps(slot.writes, touches)
-            for slot in self.slots
+            for slot in (self.slots or self.assumed)
         )
 
     def conflicts(self, slot: Slot) -> bool:
@@ -217,6 +224,16 @@ class Turn:
             )
             for other in self.slots
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A call that a turn's response is expected to ask for."""
+
+    tool: Tool
+    arguments: str = field(compare=False)
+    fingerprint: ArgumentsFingerprint
+    probability: float = field(compare=False)
 
 
 class DeltaRelay:

@@ -13,15 +13,18 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._barrier import WriteBarrier
-from ._calls import ToolResult
+from ._calls import ToolCall, ToolResult, decode_arguments
 from ._errors import SpeculationError
 from ._events import EarlyResultGiven, Recorder, TurnDiscarded, TurnStarted
 from ._launches import LaunchPool, Proposal
+from ._lifecycle import SpeculationState
+from ._messages import Message, TextDelta
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._tools import Effect, InvalidArgumentsError, Tool
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from ._calls import ToolCall
     from ._messages import (
         AskModel,
         DeltaReceiver,
@@ -101,7 +103,12 @@ class TurnTree:
             on_end=self._launch_ended,
         )
         self.desk = PredictorDesk(
-            predictors, tools=tools, deps=deps, recorder=recorder, pool=self.pool
+            predictors,
+            tools=tools,
+            deps=deps,
+            recorder=recorder,
+            pool=self.pool,
+            on_forecast=self.consider_run_beside,
         )
         self.current: Turn | None = None
         self.ask_model: AskModel | None = None
@@ -146,6 +153,8 @@ class TurnTree:
         def receive(delta: ModelDelta) -> None:
             turn.relay.put(delta)
             if self.speculate and turn.response is None:
+                if isinstance(delta, TextDelta) and turn.child and delta.text:
+                    self.discard_ahead(turn, "the answer is another")
                 sealed = assembler.put(delta)
                 if sealed is not None:
                     self._start_sealed(turn, *sealed)
@@ -164,33 +173,38 @@ class TurnTree:
                 slot = None
             turn.slots.append(slot or self.new_slot(turn, index, call))
         self.drop_sealed(turn, "the model withdrew a sealed call")
+        if turn.child is not None:
+            self._settle_beside(turn, response)
         if not self.speculate:
             return
         for slot in turn.slots:
-            if slot.launch is None and slot.problem is None:
-                slot.launch = self.pool.claim(turn, slot)
-            if slot.launch is not None:
-                if turn.conflicts(slot):
-                    self.pool.discard(slot.launch, "its turn writes what it touches")
-                elif slot.launch.speculator.early_result is not None:
-                    slot.early = slot.launch.speculator.early_result
+            self._claim(turn, slot)
         self.discard_unasked(turn)
         for slot in turn.slots:
             if not turn.confirmed and slot.launch is None and not turn.conflicts(slot):
                 self._start_slot(turn, slot)
             self._predict_result(turn, slot)
 
+    def _claim(self, turn: Turn, slot: Slot) -> None:
+        if slot.launch is None and slot.problem is None:
+            slot.launch = self.pool.claim(turn, slot)
+        if slot.launch is None:
+            return
+        if turn.conflicts(slot):
+            self.pool.discard(slot.launch, "its turn writes what it touches")
+        else:
+            slot.early = slot.launch.speculator.early_result
+
     def discard_unasked(self, turn: Turn) -> None:
         """Gated calls that the model did not ask for hold resources: let them go."""
-        self.pool.discard_where(
-            "the model did not ask for it",
-            lambda launch: (
-                launch.slot is None
-                and launch.cause == "predicted"
+        for launch in self.pool.unclaimed():
+            if (
+                launch.cause == "predicted"
                 and launch.tool.effect is Effect.GATED
                 and (launch.home is turn or (turn.confirmed and launch.home.confirmed))
-            ),
-        )
+            ):
+                self.desk.decline(turn, launch)
+                self.pool.discard(launch, "the model did not ask for it")
 
     def new_slot(self, turn: Turn, index: int, call: ToolCall) -> Slot:
         """A call of a turn, with why it cannot run where it cannot."""
@@ -261,13 +275,17 @@ class TurnTree:
     def _launch_knows(self, launch: Launch, result: ToolResult) -> None:
         if launch.slot is not None:
             self.knows_early(launch.slot, result, source="tool")
+        else:
+            self.consider_run_beside(launch.home)
 
     def _launch_ended(self, launch: Launch) -> None:
         """An unadopted launch has its result: further ahead that is as good as one."""
         slot = launch.slot
-        if slot is None or slot.turn.confirmed:
-            return
-        self._take_launched_result(slot, launch)
+        if slot is None:
+            self.consider_run_beside(self.current or launch.home)
+            self.consider_run_beside(launch.home)
+        elif not slot.turn.confirmed:
+            self._take_launched_result(slot, launch)
 
     def _take_launched_result(self, slot: Slot, launch: Launch) -> None:
         value = launch.speculator.value
@@ -327,7 +345,84 @@ class TurnTree:
         if turn.attempts >= MAX_ATTEMPTS or self._refuses_run_ahead(turn):
             return
         turn.attempts += 1
-        self._run_ahead(turn, response, tuple(results), group)
+        self._run_ahead(turn, response.message, tuple(results), group)
+
+    def consider_run_beside(self, turn: Turn) -> None:
+        """Send the request that would follow, beside a turn's running one.
+
+        If the calls that the turn's response is expected to ask for all have a result,
+        and nothing else, the request after it is known. It counts only if the response
+        is exactly that; then it is a turn run ahead like any other. Only identifiers of
+        calls differ, which the model makes up: they are put right once it has.
+        """
+        group = self.task_group
+        if (
+            not (self.speculate and group and turn.forecast)
+            or turn.response is not None
+        ):
+            return
+        if turn.confirmed and turn is not self.current:
+            return
+        known = self._forecast_results(turn)
+        if known is None or _speaks_while_calling(turn.request):
+            return
+        calls = tuple(call for call, _ in known)
+        if turn.child is not None or turn.attempts >= MAX_ATTEMPTS:
+            return
+        if self._refuses_run_beside(turn):
+            return
+        turn.attempts += 1
+        turn.assumed = [
+            self.new_slot(turn, index, call) for index, call in enumerate(calls)
+        ]
+        message = Message(role="assistant", tool_calls=calls)
+        self._run_ahead(turn, message, tuple(result for _, result in known), group)
+
+    def _forecast_results(self, turn: Turn) -> list[tuple[ToolCall, ToolResult]] | None:
+        """The expected calls with their results, or `None` while one has none."""
+        known: list[tuple[ToolCall, ToolResult]] = []
+        taken: list[Launch] = []
+        for expected in turn.forecast:
+            launch = self.pool.find(turn, expected.tool, expected.fingerprint, taken)
+            if launch is None:
+                return None
+            taken.append(launch)
+            result = launch.speculator.early_result
+            if launch.speculator.state is SpeculationState.READY:
+                result = render(launch.speculator.value)
+            if result is None:
+                return None
+            number = len(known)
+            written = _in_style(turn.request, expected.tool, expected.arguments)
+            call = ToolCall(f"expected-{turn.id}-{number}", expected.tool.name, written)
+            known.append((call, result))
+        return known
+
+    def _settle_beside(self, turn: Turn, response: ModelResponse) -> None:
+        """The running request is answered: keep what ran beside it, if it fits."""
+        child, assumed = turn.child, [slot.call for slot in turn.assumed]
+        turn.assumed = []
+        if child is None:
+            return
+        answered = [(call.name, call.arguments) for call in response.tool_calls]
+        if response.text or answered != [(c.name, c.arguments) for c in assumed]:
+            self.discard_ahead(turn, "the answer is another")
+            return
+        child.request = turn.request.extended([response.message]).answered(
+            response.tool_calls, child.results
+        )
+
+    def _refuses_run_beside(self, turn: Turn) -> bool:
+        try:
+            refusal = self._policy.refuse_run_beside(
+                depth=turn.depth + 1,
+                probability=min(expected.probability for expected in turn.forecast),
+                wasted_tokens=self._wasted_tokens,
+            )
+        except Exception:
+            logger.exception("The policy failed; no request is sent beside.")
+            return True
+        return refusal is not None
 
     def _refuses_run_ahead(self, turn: Turn) -> bool:
         try:
@@ -342,12 +437,12 @@ class TurnTree:
     def _run_ahead(
         self,
         turn: Turn,
-        response: ModelResponse,
+        message: Message,
         results: tuple[ToolResult, ...],
         group: TaskGroup,
     ) -> None:
-        asked = turn.request.extended([response.message])
-        calls = response.tool_calls
+        asked = turn.request.extended([message])
+        calls = message.tool_calls
         child = self.new_turn(asked.answered(calls, results), turn)
         child.results = results
         turn.child = child
@@ -424,3 +519,29 @@ def render(value: object) -> ToolResult:
         return ToolResult.from_value(value)
     except Exception as error:  # noqa: BLE001 - what a tool returns may be anything
         return ToolResult.from_error(error)
+
+
+def _speaks_while_calling(request: ModelRequest) -> bool:
+    """Whether the model has been writing text beside its calls in this conversation."""
+    return any(message.tool_calls and message.content for message in request.history)
+
+
+def _in_style(request: ModelRequest, tool: Tool, arguments: str) -> str:
+    """Write arguments as the model writes them: its spacing, the schema's order.
+
+    Only an answer that is equal to the letter is adopted, so this costs nothing but
+    the chance.
+    """
+    decoded = decode_arguments(arguments)
+    if decoded is None:
+        return arguments
+    properties = tool.parameters.get("properties")
+    order = list(properties) if isinstance(properties, dict) else []
+    decoded = {name: decoded[name] for name in order if name in decoded} | decoded
+    spaced = any(
+        '": ' in call.arguments
+        for message in request.history
+        for call in message.tool_calls
+    )
+    separators = (", ", ": ") if spaced else (",", ":")
+    return json.dumps(decoded, separators=separators, ensure_ascii=False)

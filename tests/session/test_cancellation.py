@@ -126,7 +126,9 @@ async def test_the_run_that_is_cut_short_below_uses_everything():
 
 @pytest.mark.requirement("engine:same-effects")
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_run_that_is_cancelled_at_any_quarter_of_a_second_leaves_nothing(stream):
+async def test_a_run_that_is_cancelled_at_any_quarter_of_a_second_leaves_nothing(
+    stream,
+):
     whole = await play(busy_agent())
     off = await play(busy_agent(), speculate=False)
     order = [what for _, what in off.world.effects]
@@ -161,7 +163,9 @@ async def steps_pass(count):
 
 @pytest.mark.requirement("engine:same-effects")
 @pytest.mark.parametrize("first", range(4))
-async def test_a_run_that_is_cancelled_at_any_step_of_the_scheduler_leaves_nothing(first):
+async def test_a_run_that_is_cancelled_at_any_step_of_the_scheduler_leaves_nothing(
+    first,
+):
     whole = await play(busy_agent())
     for steps in itertools.count(first, step=4):
         arm = await cut_short(partial(steps_pass, steps))
@@ -191,7 +195,10 @@ async def test_a_call_that_is_cancelled_alone_ends_alone(speculate):
     world = World()
     expects = Expects(CHANGE_7, LOOK_8)
     session = Session(
-        [read(), write(takes=5.0)], deps=world, predictors=[expects], speculate=speculate
+        [read(), write(takes=5.0)],
+        deps=world,
+        predictors=[expects],
+        speculate=speculate,
     )
     model = ScriptedModel([[CHANGE_7, LOOK_8]], delay=1.0)
     async with session:

@@ -66,7 +66,9 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
         program.tools,
         predictors=program.make_predictors(),
         policy=LimitPolicy(
-            max_depth=program.max_depth, max_in_flight=program.max_in_flight
+            max_depth=program.max_depth,
+            max_in_flight=program.max_in_flight,
+            min_beside_probability=program.min_beside
         ),
         approve=program.approve,
         max_turns=100,

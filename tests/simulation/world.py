@@ -53,7 +53,6 @@ class ToolPlan:
     early: str  # "none", "true" or "false": what it states before its barrier
     fails: str  # "never", "always" or "speculative": and then at its first step
     approval: bool
-    sync_keys: int
 
 
 @dataclass
@@ -104,6 +103,8 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         rng = random.Random(seed)
+        # A third of the programs go well, so that what goes ahead goes far ahead.
+        self.goes_well = rng.random() < 0.33
         self.key_count = rng.randint(1, 3)
         self.plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
         self.tools = [self._tool(plan) for plan in self.plans]
@@ -111,6 +112,7 @@ class Program:
         self.user_messages = rng.randint(1, 3)
         self.streams = rng.random() < 0.7
         self.thinks = eighths(rng, 3)
+        self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
         self.predictors = [
             rng.choice(("right", "right", "wrong", "late", "hangs", "raises", "mixed"))
             for _ in range(rng.randint(0, 3))
@@ -118,6 +120,9 @@ class Program:
         self.states_results = rng.choice(("no", "no", "right", "wrong", "mixed"))
         self.max_depth = rng.choice((0, 1, 1, 2, 3))
         self.max_in_flight = rng.choice((1, 3, 8))
+        if self.goes_well:
+            self.predictors, self.max_in_flight = ["right"], 8
+        self.min_beside = rng.choice((0.5, 1.1))
         self.model_fails = rng.random() < 0.1
         self.cancel_at: float | None = None
 
@@ -125,18 +130,21 @@ class Program:
         effect = rng.choice(
             (Effect.READ, Effect.READ, Effect.GATED, Effect.GATED, Effect.UNSAFE)
         )
+        if self.goes_well and effect is Effect.UNSAFE:
+            effect = Effect.READ
+        slow = 0.25 if self.goes_well else 1.0
+        fails = (1, 0, 0) if self.goes_well else (8, 1, 1)
         return ToolPlan(
             name=f"t{number}",
             effect=effect,
             keys=rng.choice(("exact", "exact", "wide", "none")),
-            before=eighths(rng, 1),
-            between=eighths(rng, 1),
-            after=eighths(rng, 2),
+            before=eighths(rng, slow),
+            between=eighths(rng, slow),
+            after=eighths(rng, 2 * slow),
             rest=rng.choice((0.0, 0.0, 0.5)),
             early=rng.choice(("none", "true", "true", "false")),
-            fails=rng.choices(("never", "always", "speculative"), (8, 1, 1))[0],
-            approval=rng.random() < 0.1,
-            sync_keys=0,
+            fails=rng.choices(("never", "always", "speculative"), fails)[0],
+            approval=not self.goes_well and rng.random() < 0.1,
         )
 
     def _tool(self, plan: ToolPlan) -> Tool:
@@ -164,7 +172,7 @@ class Program:
             if message.role == "user":
                 break
             since_user += message.role == "assistant"
-        text = [(m.role, m.content, m.tool_call_id) for m in messages]
+        text = [(m.role, m.content) for m in messages]
         rng = pick(self.seed, "model", text)
         calls: tuple[ToolCall, ...] = ()
         if since_user < self.turns and rng.random() < 0.85:
@@ -173,7 +181,7 @@ class Program:
                 for index in range(rng.choice((1, 1, 2, 2, 3)))
             )
         return ModelResponse(
-            text=f"s{rng.randint(0, 9)}" if rng.random() < 0.6 or not calls else "",
+            text=f"s{rng.randint(0, 9)}" if not calls or rng.random() < self.talks else "",
             tool_calls=calls,
             usage=Usage(input_tokens=len(messages), output_tokens=1 + len(calls)),
         )
