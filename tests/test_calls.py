@@ -14,15 +14,27 @@ import pytest
 from hypothesis import example, given, strategies as st
 from pydantic import BaseModel
 
-from headstart import ToolCall, ToolResult
-from headstart._calls import canonical_arguments, decode_arguments, same_value
+from headstart import Tool, ToolCall, ToolResult
+from headstart._calls import (
+    IGNORED_PREFIXES,
+    canonical_arguments,
+    decode_arguments,
+    same_value,
+)
 
 HUGE = "1" + "0" * 5000
 
 
-def same(left, right, **options):
-    written = canonical_arguments(left, **options)
-    return written is not None and written == canonical_arguments(right, **options)
+def same(left, right, ignored_prefixes=IGNORED_PREFIXES):
+    """Whether two texts match: as canonical texts, and as a tool compares them."""
+    written = canonical_arguments(left, ignored_prefixes=ignored_prefixes)
+    other = canonical_arguments(right, ignored_prefixes=ignored_prefixes)
+    options = {"parameters": {}, "ignore_arguments": list(ignored_prefixes)}
+    tool = Tool(lambda arguments: arguments, name="any", **options)
+    fingerprint = tool.fingerprint(left)
+    matches = fingerprint is not None and fingerprint == tool.fingerprint(right)
+    assert matches == (written is not None and written == other)
+    return matches
 
 
 @pytest.mark.parametrize(

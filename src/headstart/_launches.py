@@ -253,18 +253,19 @@ class LaunchPool:
         return sum(
             launch.tool is tool
             and launch.slot is None
-            and _visible(launch, turn)
+            and (_visible(launch, turn) or launch.home.stands_on(turn))
             and launch.speculator.fingerprint == fingerprint
             for launch in self._live
         ) + sum(
-            proposal.tool is tool
+            proposal.slot is None
+            and proposal.tool is tool
             and tool.fingerprint(proposal.arguments) == fingerprint
             for proposal in self._waiting
         )
 
     def claim(self, turn: Turn, slot: Slot) -> Launch | None:
         """Give `slot` the oldest unclaimed launch of an equal call, if there is one."""
-        if not self._live:
+        if not (self._live or self._waiting):
             return None
         now = self._now()
         for launch in list(self._live):
@@ -280,6 +281,18 @@ class LaunchPool:
                     continue
                 launch.slot = slot
                 return launch
+        for proposal in self._waiting:
+            if (
+                proposal.slot is None
+                and proposal.tool is slot.tool
+                and (proposal.home.confirmed or turn.stands_on(proposal.home))
+                and _equal(
+                    proposal.tool.fingerprint(proposal.arguments), slot.fingerprint
+                )
+            ):
+                # The call itself takes the place of the guess that it would come.
+                self._waiting.remove(proposal)
+                break
         return None
 
     def unclaimed(self) -> list[Launch]:

@@ -82,7 +82,8 @@ class LimitPolicy:
         max_wasted_tokens: No turn is run ahead after so many wasted tokens.
         max_spent_usd: No call is launched that could take the stated cost of unadopted
             launches above this.
-        allow_egress: Launch predictions of tools whose arguments leave the system.
+        allow_egress: Launch guesses, which a call of an unconfirmed turn is as well, of
+            tools whose arguments leave the system.
     """
 
     min_probability: float = 0.2
@@ -110,9 +111,10 @@ class LimitPolicy:
         if tool.max_concurrency is not None:
             of_tool = tool.max_concurrency
         predicted = candidate.cause == "predicted"
+        guessed = predicted or candidate.depth > 0
         refusals = (
             (candidate.depth > self.max_depth, "too deep"),
-            (predicted and tool.egress and not self.allow_egress, "egress"),
+            (guessed and tool.egress and not self.allow_egress, "egress"),
             (not candidate.probability >= self.min_probability, "improbable"),  # or NaN
             (candidate.in_flight >= self.max_in_flight, "too many in flight"),
             (candidate.in_flight_of_tool >= of_tool, "too many of this tool in flight"),
@@ -133,6 +135,6 @@ class LimitPolicy:
         self, *, depth: int, probability: float, wasted_tokens: int
     ) -> str | None:
         """Why no request is sent beside the running one; `None` admits it."""
-        if probability < self.min_beside_probability:
+        if not probability >= self.min_beside_probability:  # or NaN
             return "improbable"
         return self.refuse_run_ahead(depth=depth, wasted_tokens=wasted_tokens)

@@ -15,7 +15,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
+from ._call_speculation import comes_from_outside
 from ._calls import ToolResult
 from ._errors import PredictorError
 from ._events import CallPredicted, PredictorFailed
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from ._calls import ToolCall
     from ._events import Recorder
     from ._launches import LaunchPool
-    from ._messages import Message, ModelResponse
+    from ._messages import ModelResponse
     from ._tools import Tool
     from ._turn import Launch, Turn
     from .predictors import Predictor
@@ -76,34 +78,44 @@ class PredictorDesk:
         self._spans = itertools.count(1)
         self._clerks: list[_Clerk] = []
         self._speculated: dict[Turn, anyio.CancelScope] = {}
-        self._asked: tuple[Message, ...] = ()
+        self._asked: _Question | None = None
 
     def ask(self, turn: Turn, group: TaskGroup) -> None:
         """Ask every predictor about a turn as it stands now."""
         if not self._predictors:
             return
-        conversation = self._conversation(turn)
+        question = _Question(turn, self._conversation(turn))
         turn.forecast = []
         if not turn.confirmed:
-            self._ask_ahead(turn, conversation, group)
+            self._ask_ahead(question, group)
             return
-        self._asked = conversation.messages
+        self._asked = question
         if not self._clerks:
             self._clerks = [_Clerk(p, self._answer) for p in self._predictors]
             for clerk in self._clerks:
                 group.start_soon(clerk.serve, name="headstart predictor")
         for clerk in self._clerks:
-            clerk.ask(turn, conversation)
+            clerk.ask(question)
 
-    def ask_if_new(self, turn: Turn, group: TaskGroup) -> None:
-        """Ask about a turn, unless just this conversation was asked about last."""
+    async def ask_next(self, turn: Turn, group: TaskGroup) -> None:
+        """Ask about a turn that begins, and let predictors that need no time answer.
+
+        If just this conversation was asked about when the turn before it ended, that
+        question goes on: its answers are about this turn. Sending a request may keep
+        the event loop busy for milliseconds, which launches need not wait for.
+        """
+        if not self._predictors:
+            return
         asked, messages = self._asked, turn.request.history
-        if len(asked) != len(messages) or asked != messages:
+        if asked is not None and asked.conversation.messages == messages:
+            turn.forecast, asked.turn = asked.turn.forecast, turn
+        else:
             self.ask(turn, group)
+        for _ in range(3):  # the predictor's step, its launch's, and the tool's first
+            await anyio.lowlevel.checkpoint()
 
-    def _ask_ahead(
-        self, turn: Turn, conversation: Conversation, group: TaskGroup
-    ) -> None:
+    def _ask_ahead(self, question: _Question, group: TaskGroup) -> None:
+        turn = question.turn
         self.stop(turn)
         scope = self._speculated[turn] = anyio.CancelScope()
 
@@ -111,9 +123,7 @@ class PredictorDesk:
             with scope:
                 async with anyio.create_task_group() as asking:
                     for predictor in self._predictors:
-                        asking.start_soon(
-                            self._answer, predictor, turn, conversation, scope
-                        )
+                        asking.start_soon(self._answer, predictor, question, scope)
 
         group.start_soon(ask_all, name="headstart predictors ahead")
 
@@ -125,22 +135,23 @@ class PredictorDesk:
 
     def drop(self) -> None:
         """Forget the last question: another turn has taken its place."""
-        self._asked = ()
+        self._asked = None
         for clerk in self._clerks:
             clerk.drop()
 
     async def _answer(
         self,
         predictor: Predictor,
-        turn: Turn,
-        conversation: Conversation,
+        question: _Question,
         scope: anyio.CancelScope,
     ) -> None:
         try:
-            predictions = await predictor.predict(conversation)
+            predictions = await predictor.predict(question.conversation)
             if not scope.cancel_called:
-                self._propose(turn, predictor, predictions)
-        except Exception as error:  # noqa: BLE001 - contained
+                self._propose(question.turn, predictor, predictions)
+        except BaseException as error:
+            if comes_from_outside(error):
+                raise
             self._note_failure(predictor, error)
 
     def _propose(
@@ -153,7 +164,7 @@ class PredictorDesk:
                 continue
             forecast.append(expected)
             wanted = forecast.count(expected)
-            if turn.response is None and turn.forecast.count(expected) < wanted:
+            if turn.forecast.count(expected) < wanted:
                 turn.forecast.append(expected)
             if wanted <= self._count_coming(turn, expected):
                 continue
@@ -226,12 +237,17 @@ class PredictorDesk:
     def _count_coming(self, turn: Turn, expected: Forecast) -> int:
         """Equal calls that are launched and unclaimed, or that the turn still runs."""
         tool, fingerprint = expected.tool, expected.fingerprint
-        return self._pool.count_equal(turn, tool, fingerprint) + sum(
-            slot.tool is tool
-            and slot.result is None
-            and slot.fingerprint == fingerprint
-            for slot in (*turn.slots, *turn.sealed.values())
-        )
+        count = self._pool.count_equal(turn, tool, fingerprint)
+        ahead: Turn | None = turn
+        while ahead is not None:
+            count += sum(
+                slot.tool is tool
+                and slot.result is None
+                and slot.fingerprint == fingerprint
+                for slot in (*ahead.slots, *ahead.sealed.values())
+            )
+            ahead = ahead.child
+        return count
 
     def state_result(self, call: ToolCall, turn: Turn) -> tuple[ToolResult, str] | None:
         """What the first predictor that knows says of a call's result, and which."""
@@ -266,7 +282,7 @@ class PredictorDesk:
             messages=turn.conversation, tools=self._tools, deps=self._deps
         )
 
-    def _note_failure(self, predictor: object, error: Exception) -> None:
+    def _note_failure(self, predictor: object, error: BaseException) -> None:
         name, kind = type(predictor).__name__, type(error).__name__
         logger.debug("The predictor %s failed.", name, exc_info=error)
         self._recorder.emit(PredictorFailed, predictor=name, error=kind)
@@ -274,6 +290,16 @@ class PredictorDesk:
 
 def _user_messages(turn: Turn) -> int:
     return sum(message.role == "user" for message in turn.request.history)
+
+
+class _Question:
+    """A conversation that predictors are asked about, and the turn it is about."""
+
+    __slots__ = ("conversation", "turn")
+
+    def __init__(self, turn: Turn, conversation: Conversation) -> None:
+        self.turn = turn
+        self.conversation = conversation
 
 
 class _Clerk:
@@ -284,13 +310,13 @@ class _Clerk:
     def __init__(self, predictor: Predictor, answer: Callable[..., Any]) -> None:
         self._predictor = predictor
         self._answer = answer
-        self._question: tuple[Turn, Conversation] | None = None
+        self._question: _Question | None = None
         self._asked = anyio.Event()
         self._scope: anyio.CancelScope | None = None
 
-    def ask(self, turn: Turn, conversation: Conversation) -> None:
+    def ask(self, question: _Question) -> None:
         self.drop()
-        self._question = turn, conversation
+        self._question = question
         self._asked.set()
 
     def drop(self) -> None:
@@ -306,5 +332,5 @@ class _Clerk:
             if question is not None:
                 with anyio.CancelScope() as scope:
                     self._scope = scope
-                    await self._answer(self._predictor, *question, scope)
+                    await self._answer(self._predictor, question, scope)
                 self._scope = None

@@ -88,6 +88,11 @@ class ResultSpeculator(Generic[Response]):
         """Whether the request was sent and is not answered, cancelled or failed."""
         return self._ran_on is not None and not self._closed and not self._done.is_set()
 
+    @property
+    def error(self) -> BaseException | None:
+        """What `ask_model` raised."""
+        return self._error
+
     def start(self, task_group: TaskGroup) -> None:
         """Run in a task group of the caller's, instead of `async with`.
 

@@ -228,7 +228,8 @@ class Session(Generic[Deps]):
                 self._turns.discard_ahead(previous, "the host asked for something else")
         turn = self._turns.current = self._turns.new_turn(request, None)
         if self._turns.speculate:
-            self._turns.desk.ask_if_new(turn, group)
+            await self._turns.desk.ask_next(turn, group)
+            self._turns.consider_run_beside(turn)
         turn.relay.open(on_delta)
         try:
             response = await ask_model(request, self._turns.receiver(turn))
@@ -245,7 +246,9 @@ class Session(Generic[Deps]):
     ) -> ModelResponse | None:
         """Confirm a turn that was run ahead; `None` if its run failed unseen."""
         ahead, asked_at = previous.ahead, self._now()
-        if ahead is None:
+        if ahead is None or ahead.error is not None:
+            failure = "it" if ahead is None else type(ahead.error).__name__
+            self._turns.discard_ahead(previous, f"{failure} was raised")
             return None
         self._turns.current, previous.child, previous.ahead = child, None, None
         self._turns.desk.drop()
@@ -263,6 +266,7 @@ class Session(Generic[Deps]):
             return None
         except BaseException:
             ahead.cancel()
+            self._turns.drop_sealed(child, "the response broke off")
             raise
         if response is None:
             self._turns.current = previous

@@ -237,7 +237,10 @@ class Forecast:
 
 
 class DeltaRelay:
-    """Holds a turn's deltas until it is confirmed, and passes them on afterwards."""
+    """Holds a turn's deltas until it is confirmed, and passes them on afterwards.
+
+    `delivered` tells whether anybody has seen one.
+    """
 
     __slots__ = ("_held", "_receiver", "delivered")
 
@@ -258,7 +261,7 @@ class DeltaRelay:
         if self._receiver is None:
             self._held.append(delta)
         else:
-            self.delivered = True
+            self.delivered = self._receiver is not _drop
             self._receiver(delta)
 
 

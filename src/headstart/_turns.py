@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headstart")
 
+PROBABLE = 0.5
+"""A turn's response is expected to have the calls that are at least so probable."""
 MAX_ATTEMPTS = 3
 """How often the turn after one is run ahead of it, as early results change."""
 
@@ -264,7 +266,12 @@ class TurnTree:
         while child is not None:
             for slot in child.slots:
                 if slot.known is None and not child.conflicts(slot):
-                    self._start_slot(child, slot)
+                    if slot.launch is None:
+                        slot.launch = self.pool.claim(child, slot)
+                    if slot.launch is None:
+                        self._start_slot(child, slot)
+                    else:
+                        self._take_launched_result(slot, slot.launch)
             child = child.child
 
     def predict(self, turn: Turn) -> None:
@@ -383,6 +390,8 @@ class TurnTree:
         known: list[tuple[ToolCall, ToolResult]] = []
         taken: list[Launch] = []
         for expected in turn.forecast:
+            if expected.probability < PROBABLE:
+                continue
             launch = self.pool.find(turn, expected.tool, expected.fingerprint, taken)
             if launch is None:
                 return None
@@ -396,7 +405,7 @@ class TurnTree:
             written = _in_style(turn.request, expected.tool, expected.arguments)
             call = ToolCall(f"expected-{turn.id}-{number}", expected.tool.name, written)
             known.append((call, result))
-        return known
+        return known or None
 
     def _settle_beside(self, turn: Turn, response: ModelResponse) -> None:
         """The running request is answered: keep what ran beside it, if it fits."""
@@ -416,7 +425,11 @@ class TurnTree:
         try:
             refusal = self._policy.refuse_run_beside(
                 depth=turn.depth + 1,
-                probability=min(expected.probability for expected in turn.forecast),
+                probability=min(
+                    expected.probability
+                    for expected in turn.forecast
+                    if expected.probability >= PROBABLE
+                ),
                 wasted_tokens=self._wasted_tokens,
             )
         except Exception:

@@ -1,5 +1,6 @@
 """Predictors that fail, hang, lie or talk nonsense: nothing happens but events."""
 
+import asyncio
 import itertools
 
 import anyio
@@ -245,4 +246,29 @@ async def test_a_predictor_that_fails_to_learn_is_an_event():
 
     off, on = await play_both(agent_with(Forgets(LOOK_7)))
     assert [failed.error for failed in on.of(PredictorFailed)] == ["KeyError"] * 3
+    assert on.seconds == off.seconds - 1.0
+
+
+class Alarm(BaseException):
+    """Not an `Exception`: what a library uses to get past `except Exception`."""
+
+
+async def test_whatever_a_predictor_raises_is_an_event():
+    off, on = await play_both(
+        agent_with(Answers(lambda _: raise_(Alarm())), Expects(LOOK_7))
+    )
+    assert {failed.error for failed in on.of(PredictorFailed)} == {"Alarm"}
+    assert on.seconds == off.seconds - 1.0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_predictor_whose_own_future_was_cancelled_is_an_event(anyio_backend):
+    class Loses:
+        async def predict(self, _):
+            answer = asyncio.get_running_loop().create_future()
+            answer.cancel()
+            return await answer
+
+    off, on = await play_both(agent_with(Loses(), Expects(LOOK_7)))
+    assert on.of(PredictorFailed)
     assert on.seconds == off.seconds - 1.0

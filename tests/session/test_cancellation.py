@@ -66,7 +66,7 @@ def busy_agent():
             write("alter", prepare=0.75, takes=2.5, early="a lie"),
         ],
         predictors=[
-            Expects(LOOK_7, LOOK_8, CHANGE_7, CHANGE_8),
+            Expects(LOOK_7, LOOK_8, CHANGE_7, ("alter", {"row": 1})),
             Expects(LOOK_8, CHANGE_8, after="tool", delay=0.25),
             Expects(LOOK_8, after="assistant"),
         ],

@@ -114,10 +114,14 @@ def _report(known: _Known, number: int) -> str:
         merged = f"Incident {number} was merged, so this is about its successor. "
         number = incident["merged_into"]
         [incident] = known.need(("get_incident", {"incident_id": number}))
-    health, runbooks = known.need(
-        ("get_service_health", {"service": incident["service"]}),
-        ("search_runbooks", {"query": incident["alert"]}),
-    )
+    [health] = known.need(("get_service_health", {"service": incident["service"]}))
+    if health["status"] == "healthy":
+        return (
+            f"{merged}Incident {number} is {incident['status']} at "
+            f"{incident['severity']}: {incident['title']}. {_describe_health(health)} "
+            "It may be over."
+        )
+    [runbooks] = known.need(("search_runbooks", {"query": incident["alert"]}))
     advice = (
         f'The runbook "{runbooks[0]["title"]}" says to {runbooks[0]["first_step"]}.'
         if runbooks

@@ -7,7 +7,7 @@ left is order. For the turns `i` of one answer, from the user's message at secon
 ```text
 request[0]   = 0
 complete[i]  = request[i] + model_s[i]
-accepted[i]  = max(complete[i], ended[i-1])
+accepted[i]  = max(complete[i], ended[i-1], accepted[i-1])
 start(call)  = 0                      arguments known from the user's text
              = known(earlier call)    arguments known from that call's result
              = complete[i]            arguments that only the model knows
@@ -16,12 +16,13 @@ end(call)    = ready(call)                               a read
              = max(ready(call), accepted[i]) + effect_s  a write: no effect before that
 known(call)  = ready(call) where an early result is given, else end(call)
 ended[i]     = max over turn i's calls of end(call), not before accepted[i]
-request[i+1] = max(complete[i], known(call) of every call of turn i)
+request[i+1] = max over turn i's calls of known(call)
 ```
 
 The answer is there at `accepted` of the last turn. `request` is where running ahead
-comes in: the next request is built on early results while the effects still go on, but
-its answer is only accepted when they have ended. Limits of a machine or a policy, and
+comes in: the next request is built on early results while the effects still go on, and
+even while the request before it is still being answered, if what it will ask for is
+known. But its answer is only accepted when all that it stands on is. Limits of a machine or a policy, and
 reads that must wait for an earlier write, are left out, so no run is faster than this.
 """
 
@@ -78,8 +79,7 @@ def bound_seconds(turns: Sequence[BoundTurn]) -> float:
     known: dict[Source, float] = {}
     for number, turn in enumerate(turns):
         complete = request + turn.model_s
-        accepted = ended = max(complete, ended)
-        request = complete
+        accepted = ended = max(complete, ended, accepted)
         for index, call in enumerate(turn.calls):
             if call.known_from == "message":
                 start = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headstart._policy import LimitPolicy
 from headstart.predictors import RulePredictor, rule
 
 from ._tools import TOOLS
@@ -45,13 +46,30 @@ RULES = (
         after="get_incident",
         service="{result.service}",
     ),
-    rule(None, "search_runbooks", after="get_incident", query="{result.alert}"),
+    # Asked for two steps later, if at all, and worth having by then.
+    rule(
+        None,
+        "search_runbooks",
+        after="get_incident",
+        query="{result.alert}",
+        probability=0.3,
+    ),
+    rule(
+        None,
+        "search_runbooks",
+        after="get_service_health",
+        query="{results.get_incident.alert}",
+    ),
     rule(rf"(?i)\bpause {_INCIDENT} until (?P<until>\d\d:\d\d)", "pause_incident"),
     rule(rf"(?i)\b{_INCIDENT} to (?P<severity>sev[1-4])\b", "set_severity"),
     rule(rf'(?i)\b{_INCIDENT}\b.*\bupdate: "(?P<text>[^"]+)"', "post_update"),
     rule(r"(?i)\bon call for (?P<service>[\w-]+)", "get_on_call"),
 )
 """Written as somebody would who knows the copilot's traffic, a line a habit of it."""
+
+
+POLICY = LimitPolicy(max_depth=3, min_beside_probability=0.5)
+"""Everything on: this copilot's tokens cost less than the waiting of whoever is on call."""
 
 
 def make_predictor() -> RulePredictor:

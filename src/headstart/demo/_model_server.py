@@ -88,7 +88,9 @@ class _Completion:
         options: dict[str, Any] = body.get("stream_options") or {}
         self.include_usage = bool(options.get("include_usage"))
         self.answer: Answer = answer(messages, tools=tools)
-        # Named after the conversation, so that running it again names them the same.
+        # Calls are named after the conversation, so that running it again names them the
+        # same. The names in it do not count, as no model goes by them.
+        messages = _without_names(messages)
         written = json.dumps([messages, tools], sort_keys=True).encode()
         self.digest = hashlib.sha256(written).hexdigest()
         self.calls = [
@@ -180,3 +182,15 @@ def _event(data: dict[str, Any]) -> bytes:
 def _refuse(status: int, message: str) -> HTTPResponse:
     error = {"message": message, "type": "invalid_request_error"}
     return HTTPResponse.from_json({"error": error}, status=status)
+
+
+def _without_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without the identifiers that calls happen to have."""
+    return [
+        {
+            key: [{**call, "id": ""} for call in value] if key == "tool_calls" else value
+            for key, value in message.items()
+            if key != "tool_call_id"
+        }
+        for message in messages
+    ]

@@ -20,7 +20,7 @@ from headstart._messages import Message, Model, ModelRequest
 from headstart.models import OpenAIModel
 
 from ._bound import BoundCall, BoundTurn, Source, bound_seconds
-from ._copilot import INSTRUCTIONS, USER_MESSAGES, make_predictor
+from ._copilot import INSTRUCTIONS, POLICY, USER_MESSAGES, make_predictor
 from ._latencies import Latencies
 from ._model_server import MODEL_NAME, open_model_server
 from ._outcome import Arm, ArmMessage, DemoOutcome, compare
@@ -156,7 +156,11 @@ async def _hold_conversation(
     on_progress: Callable[[Progress], None],
 ) -> Arm:
     agent = Agent[Deps | None](
-        model, TOOLS, predictors=[make_predictor()], instructions=INSTRUCTIONS
+        model,
+        TOOLS,
+        predictors=[make_predictor()],
+        policy=POLICY,
+        instructions=INSTRUCTIONS,
     )
     watch = _Watch(arm, on_progress)
     async with open_services(directory, latencies=latencies) as services:

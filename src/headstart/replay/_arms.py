@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from headstart._calls import decode_arguments
 from headstart._errors import UsageError
 from headstart._events import EventLog
 from headstart._messages import ModelRequest
@@ -174,6 +175,7 @@ def _describe(
             for run in runs
             for recorded in run.calls()
             if by_name[recorded.call.name].effect is Effect.READ
+            and decode_arguments(recorded.call.arguments) is not None
         ]
         return _Arm(
             name=name,

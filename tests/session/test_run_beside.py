@@ -1,0 +1,179 @@
+"""A request that would follow is sent beside the running one, if a policy says so."""
+
+import pytest
+
+from headstart import Agent, LimitPolicy, TextDelta
+from headstart._events import CallRefused, TurnConfirmed, TurnDiscarded
+from headstart.testing import ScriptedModel
+
+from .scene import Arm, Expects, World, play, play_both, read, talk, write
+
+LOOK_7 = ("look", '{"row":7}')  # as most models write it
+LOOK_8 = ("look", '{"row":8}')
+CHANGE_7 = ("change", '{"row":7}')
+BESIDE = LimitPolicy(min_beside_probability=0.5, max_depth=2)
+
+
+def agent_for(*responses, expects=(LOOK_7,), policy=BESIDE, delay=2.0, tools=None):
+    model = ScriptedModel(responses, delay=delay)
+    tools = tools or [read(seconds=0.5), write(prepare=0.5, early="{row} is {to}")]
+    return Agent(model, tools, predictors=[Expects(*expects)], policy=policy)
+
+
+async def test_the_reply_to_a_predicted_read_is_written_while_the_read_is_asked_for():
+    off, on = await play_both(agent_for([LOOK_7], "Done."))
+    # Read at 0.5, and the second request sent; both answers are there at 2.5.
+    assert off.seconds == 2.0 + 0.5 + 2.0
+    assert on.seconds == 0.5 + 2.0
+    assert on.summary.run_ahead == 1
+    assert on.summary.hidden_s == off.seconds - on.seconds
+
+
+async def test_calls_are_expected_to_be_written_as_the_model_wrote_them_before():
+    before, spaced = ("look", '{"row": 8}'), ("look", '{"row": 7}')
+    agent = agent_for([before], [spaced], "Done.", expects=[])
+    agent.predictors = (Expects(LOOK_7, after="tool"),)
+    off, on = await play_both(agent)
+    assert on.summary.run_ahead == 1
+    assert on.summary.hidden_s == off.seconds - on.seconds
+
+
+async def test_nothing_is_sent_beside_unless_the_policy_says_so():
+    off, on = await play_both(agent_for([LOOK_7], "Done.", policy=None))
+    assert on.summary.run_ahead == on.summary.run_ahead_discarded == 0
+    assert on.seconds == off.seconds - 0.5
+
+
+@pytest.mark.requirement("engine:same-transcript")
+@pytest.mark.requirement("engine:never-slower")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Never mind.",
+        [LOOK_8],
+        [LOOK_7, LOOK_8],
+        [LOOK_7, LOOK_7],
+        ["Let me see.", LOOK_7],
+        [("look", '{"row": 7}')],
+        [("look", '{"row":7,"debug_x":1}')],
+    ],
+    ids=str,
+)
+async def test_an_answer_that_is_another_discards_what_ran_beside_it(answer):
+    responses = [answer] if isinstance(answer, str) else [answer, "Done."]
+    off, on = await play_both(agent_for(*responses))
+    assert on.of(TurnConfirmed) == []
+    assert [turn.reason for turn in on.of(TurnDiscarded)] == ["the answer is another"]
+    assert on.seconds <= off.seconds
+
+
+@pytest.mark.requirement("engine:invisible")
+async def test_what_was_written_beside_another_answer_is_never_shown():
+    for answer in ("No.", [LOOK_8]):
+        agent = agent_for(answer, "Done.")
+        shown = {}
+        for speculate in (False, True):
+            async with agent.open_session(deps=World(), speculate=speculate) as session:
+                async with agent.stream("Go.", session=session) as stream:
+                    shown[speculate] = [
+                        item.text
+                        async for item in stream
+                        if isinstance(item, TextDelta)
+                    ]
+        assert shown[True] == shown[False]
+
+
+@pytest.mark.requirement("engine:same-effects")
+async def test_a_predicted_write_with_an_early_result_is_replied_to_beside():
+    off, on = await play_both(agent_for([CHANGE_7], "Done.", expects=[CHANGE_7]))
+    # Stated at 0.5; asked for at 2.0, and done at 3.0, after the reply at 2.5.
+    assert on.world.effects == [(3.0, "change 7")]
+    assert on.seconds == 3.0
+    assert on.summary.hidden_s == off.seconds - on.seconds == 2.5
+
+
+@pytest.mark.requirement("engine:invisible")
+async def test_a_write_that_is_replied_to_beside_and_not_asked_for_has_no_effect():
+    _, on = await play_both(agent_for([LOOK_8], "Done.", expects=[CHANGE_7]))
+    assert on.world.starts[0] == (0.0, "change 7")
+    assert on.world.effects == []
+
+
+@pytest.mark.requirement("engine:once")
+async def test_the_same_call_in_the_next_turn_is_an_execution_of_its_own():
+    off, on = await play_both(agent_for([LOOK_7], [LOOK_7], "Done."))
+    assert len([what for _, what in on.world.starts if what == "look 7"]) >= 2
+    assert on.seconds < off.seconds
+
+
+@pytest.mark.requirement("engine:no-stale-read")
+async def test_a_read_that_follows_a_write_beside_waits_for_the_write():
+    off, on = await play_both(
+        agent_for([CHANGE_7], [LOOK_7], "Done.", expects=[CHANGE_7])
+    )
+    assert on.answers == ["7 is changed", "7 is changed"]
+    assert on.world.starts == [(0.0, "change 7"), (3.0, "look 7")]
+    assert on.seconds < off.seconds
+
+
+@pytest.mark.requirement("engine:no-stale-read")
+async def test_a_write_and_a_read_of_the_same_that_are_both_expected_run_for_real():
+    agent = agent_for([CHANGE_7, LOOK_7], "Done.", expects=[CHANGE_7, LOOK_7])
+    off, on = await play_both(agent)
+    assert on.seconds <= off.seconds
+
+
+@pytest.mark.requirement("engine:contained")
+async def test_a_policy_that_knows_nothing_of_it_sends_nothing_beside():
+    class Older:
+        def refuse_launch(self, candidate):
+            return None
+
+        def refuse_run_ahead(self, *, depth, wasted_tokens):
+            return None
+
+    off, on = await play_both(agent_for([LOOK_7], "Done.", policy=Older()))
+    assert on.seconds == off.seconds - 0.5
+
+
+@pytest.mark.requirement("engine:contained")
+async def test_a_model_that_fails_beside_is_asked_again():
+    def respond(request):
+        if request.history[-1].role == "user":
+            return [LOOK_7]
+        if "expected" in request.history[-1].tool_call_id:
+            raise RuntimeError("the client is busy")
+        return "Done."
+
+    agent = Agent(
+        ScriptedModel(respond, delay=2.0),
+        [read(seconds=0.5)],
+        predictors=[Expects(LOOK_7)],
+        policy=BESIDE,
+    )
+    off, on = await play_both(agent)
+    assert on.seconds == off.seconds - 0.5
+
+
+async def test_a_write_that_was_declined_is_not_prepared_again_until_the_user_speaks():
+    responses = [LOOK_8], [LOOK_8], "No.", [LOOK_8], "No."
+    agent = Agent(
+        ScriptedModel(responses, delay=2.0),
+        [read(seconds=0.5), write()],
+        predictors=[Expects(CHANGE_7), Expects(CHANGE_7, after="tool")],
+    )
+    on = await talk(agent, ["May I?", "And now?"])
+    prepared = [at for at, what in on.world.starts if what == "change 7"]
+    assert prepared == [0.0, 7.0]
+    assert {refused.reason for refused in on.of(CallRefused)} == {
+        "the model declined it before"
+    }
+    assert on.world.effects == []
+
+
+async def test_an_arm_is_the_same_when_it_is_played_twice():
+    agent = agent_for([LOOK_7], [CHANGE_7], "Done.", expects=[LOOK_7, CHANGE_7])
+    first, second = await play(agent), await play(agent)
+    assert first.world.effects == second.world.effects
+    assert isinstance(first, Arm)
+    assert first.seconds == second.seconds

@@ -1,0 +1,188 @@
+"""What the default policy admits: a pure decision on plain figures."""
+
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from hypothesis import given, strategies as st
+
+from headstart import Candidate, Effect, LimitPolicy, UsageError, tool
+
+
+def read(**options):
+    @tool(effect=Effect.READ, **options)
+    async def look_up() -> None:
+        """Look something up."""
+
+    return look_up
+
+
+CANDIDATE = Candidate(
+    tool=read(),
+    probability=0.5,
+    cause="predicted",
+    depth=0,
+    in_flight=0,
+    in_flight_of_tool=0,
+    wasted_s=0.0,
+    spent_usd=0.0,
+)
+SEALED = replace(CANDIDATE, cause="sealed", probability=1.0)
+
+
+def refuse(candidate=CANDIDATE, policy=None, **figures):
+    return (policy or LimitPolicy()).refuse_launch(replace(candidate, **figures))
+
+
+def test_an_ordinary_prediction_is_admitted():
+    assert refuse() is None
+    assert refuse(SEALED) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "figure", "last_admitted", "first_refused"),
+    [
+        ("min_probability", 0.5, "probability", 0.5, 0.499),
+        ("min_probability", 0.0, "probability", 0.0, math.nan),
+        ("max_in_flight", 3, "in_flight", 2, 3),
+        ("max_in_flight_of_tool", 3, "in_flight_of_tool", 2, 3),
+        ("max_depth", 2, "depth", 2, 3),
+        ("max_depth", 0, "depth", 0, 1),
+        ("max_wasted_s", 10.0, "wasted_s", 9.99, 10.0),
+        ("max_spent_usd", 1.0, "spent_usd", 1.0, 1.01),
+    ],
+)
+def test_each_limit_admits_up_to_itself(
+    limit, value, figure, last_admitted, first_refused
+):
+    policy = LimitPolicy(**{limit: value})
+    assert refuse(policy=policy, **{figure: last_admitted}) is None
+    assert refuse(policy=policy, **{figure: first_refused})
+
+
+@pytest.mark.parametrize("limit", ["max_in_flight", "max_in_flight_of_tool"])
+@pytest.mark.parametrize("candidate", [CANDIDATE, SEALED])
+def test_a_limit_of_nothing_in_flight_admits_nothing(limit, candidate):
+    assert refuse(candidate, LimitPolicy(**{limit: 0}))
+
+
+def test_a_tools_own_concurrency_goes_before_the_policys():
+    policy = LimitPolicy(max_in_flight_of_tool=2)
+    patient, eager = read(max_concurrency=1), read(max_concurrency=5)
+    assert refuse(policy=policy, tool=patient, in_flight_of_tool=0) is None
+    assert refuse(policy=policy, tool=patient, in_flight_of_tool=1)
+    assert refuse(policy=policy, tool=eager, in_flight_of_tool=4) is None
+    assert refuse(policy=policy, tool=eager, in_flight_of_tool=5)
+
+
+def test_a_call_is_refused_that_would_take_the_cost_over_the_limit():
+    policy = LimitPolicy(max_spent_usd=1.0)
+    costly = read(cost_usd=0.25)
+    assert refuse(policy=policy, tool=costly, spent_usd=0.75) is None
+    assert refuse(policy=policy, tool=costly, spent_usd=0.76)
+    assert refuse(SEALED, policy, tool=costly, spent_usd=0.76)
+    assert refuse(policy=LimitPolicy(max_spent_usd=0.0), tool=read()) is None
+
+
+def test_wasted_seconds_stop_guesses_and_not_what_the_model_has_written():
+    assert refuse(wasted_s=1e9)
+    assert refuse(SEALED, wasted_s=1e9) is None
+
+
+@pytest.mark.requirement("engine:default-deny")
+def test_arguments_leave_the_system_on_a_guess_only_if_the_policy_says_so():
+    sends = read(egress=True)
+    generous = LimitPolicy(allow_egress=True)
+    assert refuse(tool=sends)
+    assert refuse(policy=generous, tool=sends) is None
+    assert refuse(SEALED, tool=sends) is None
+    # What the model writes in an unconfirmed turn may rest on a false early result.
+    assert refuse(SEALED, tool=sends, depth=1)
+    assert refuse(SEALED, generous, tool=sends, depth=1) is None
+
+
+def test_turns_run_ahead_up_to_the_depth_and_the_wasted_tokens():
+    policy = LimitPolicy(max_depth=2, max_wasted_tokens=100)
+    assert policy.refuse_run_ahead(depth=2, wasted_tokens=99) is None
+    assert policy.refuse_run_ahead(depth=3, wasted_tokens=0)
+    assert policy.refuse_run_ahead(depth=1, wasted_tokens=100)
+    assert LimitPolicy(max_depth=0).refuse_run_ahead(depth=1, wasted_tokens=0)
+
+
+def test_no_request_is_sent_beside_the_running_one_unless_it_is_asked_for():
+    figures = {"depth": 1, "wasted_tokens": 0}
+    assert LimitPolicy().refuse_run_beside(probability=1.0, **figures)
+    bold = LimitPolicy(min_beside_probability=0.9, max_wasted_tokens=100)
+    assert bold.refuse_run_beside(probability=0.9, **figures) is None
+    assert bold.refuse_run_beside(probability=0.89, **figures)
+    assert bold.refuse_run_beside(probability=math.nan, **figures)
+    assert bold.refuse_run_beside(probability=1.0, depth=2, wasted_tokens=0)
+    assert bold.refuse_run_beside(probability=1.0, depth=1, wasted_tokens=100)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"min_probability": -0.1},
+        {"min_probability": 1.1},
+        {"min_probability": math.nan},
+        {"max_in_flight": -1},
+        {"max_in_flight_of_tool": -1},
+        {"max_depth": -1},
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_an_error(limits):
+    with pytest.raises(UsageError):
+        LimitPolicy(**limits)
+
+
+def test_a_policy_is_not_changed_by_accident():
+    with pytest.raises(FrozenInstanceError):
+        LimitPolicy().max_depth = 9
+
+
+counts = st.integers(0, 5)
+amounts = st.floats(0, 10)
+candidates = st.builds(
+    Candidate,
+    tool=st.sampled_from(
+        [read(), read(egress=True), read(cost_usd=2.0), read(max_concurrency=2)]
+    ),
+    probability=st.floats(0, 1) | st.just(math.nan),
+    cause=st.sampled_from(["predicted", "sealed"]),
+    depth=counts,
+    in_flight=counts,
+    in_flight_of_tool=counts,
+    wasted_s=amounts,
+    spent_usd=amounts,
+)
+policies = st.builds(
+    LimitPolicy,
+    min_probability=st.floats(0, 1),
+    max_in_flight=counts,
+    max_in_flight_of_tool=counts,
+    max_depth=counts,
+    max_wasted_s=amounts,
+    max_spent_usd=amounts,
+    allow_egress=st.booleans(),
+)
+
+
+@given(policies, candidates)
+def test_whatever_is_admitted_is_within_every_limit(policy, candidate):
+    reason = policy.refuse_launch(candidate)
+    assert reason is None or (isinstance(reason, str) and reason)
+    assert policy.refuse_launch(candidate) == reason  # pure
+    if reason is not None:
+        return
+    called = candidate.tool
+    of_tool = policy.max_in_flight_of_tool
+    assert candidate.probability >= policy.min_probability
+    assert candidate.in_flight + 1 <= policy.max_in_flight
+    assert candidate.in_flight_of_tool + 1 <= (called.max_concurrency or of_tool)
+    assert candidate.depth <= policy.max_depth
+    assert candidate.spent_usd + called.cost_usd <= policy.max_spent_usd
+    if candidate.cause == "predicted":
+        assert candidate.wasted_s < policy.max_wasted_s
+    if called.egress and not policy.allow_egress:
+        assert (candidate.cause, candidate.depth) == ("sealed", 0)
