@@ -1,6 +1,7 @@
 """What a predicted call cannot do to its host: fail, hang, outlast its time, interrupt."""
 
 import asyncio
+import gc
 import math
 import threading
 
@@ -28,7 +29,7 @@ from headstart import (
 from headstart._call_speculation import in_this_loop
 from headstart._lifecycle import SpeculationState
 from headstart._tools import InvalidArgumentsError
-from headstart.testing import VirtualLoop
+from headstart.testing import VirtualLoop, run_virtual
 
 HELD, FLUSHED, DENIED = BarrierState
 
@@ -230,6 +231,65 @@ async def test_a_native_cancellation_passes_through_and_cancels(adopted, at_s):
     assert effects == []
     with pytest.raises(SpeculationError):
         await guess.wait()
+
+
+@pytest.mark.requirement("cancel:outside-wins")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_native_cancellation_while_it_is_left_cancels_an_adopted_call():
+    effects = []
+
+    @tool(effect=Effect.GATED)
+    async def post() -> None:
+        await anyio.sleep(5)
+        await current_barrier().wait()
+        effects.append("posted")
+
+    guess = ToolCallSpeculator(post, "{}")
+
+    async def host():
+        async with guess:
+            guess.confirm()
+
+    task = asyncio.create_task(host())
+    await anyio.sleep(1)
+    assert not task.done()
+    started = anyio.current_time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert anyio.current_time() == started
+    assert guess.state is SpeculationState.CANCELLED
+    assert effects == []
+
+
+@pytest.mark.requirement("cancel:no-orphans")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("adopted", [False, True])
+def test_an_event_loop_that_ends_settles_calls_that_never_came_to_run(adopted):
+    guess = ToolCallSpeculator(failing(ValueError()), "{}")
+
+    async def host():
+        async with guess:
+            if adopted:
+                guess.confirm()
+            await anyio.sleep_forever()
+
+    async def interrupt():
+        task = asyncio.create_task(host())
+        asyncio.get_running_loop().call_soon(task.cancel)
+        asyncio.get_running_loop().call_soon(cancel_everything)
+        await anyio.sleep(1)
+
+    def cancel_everything():
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("headstart"):
+                task.cancel()
+
+    run_virtual(interrupt)
+    gc.collect()  # a task that is cancelled before it has begun leaves its coroutine
+    assert guess.ended
+    assert guess.error is None
+    assert guess.barrier.state is (FLUSHED if adopted else DENIED)
 
 
 # --- cancellations of the tool's own ---------------------------------------------------

@@ -255,6 +255,31 @@ async def test_a_tool_that_swallows_its_cancellation_is_still_unusable(settle):
         await guess.adopt()
 
 
+async def test_who_waits_for_a_tool_that_swallows_its_cancellation_gets_an_error():
+    caught = []
+
+    @tool(effect=Effect.READ)
+    async def stubborn() -> str:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            return "found"
+
+    async def wait_for(guess):
+        try:
+            await guess.wait()
+        except SpeculationError as error:
+            caught.append(error.reason)
+
+    async with ToolCallSpeculator(stubborn, "{}") as guess:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(wait_for, guess)
+            await settle_tasks()
+            guess.cancel("the model asked for another")
+    assert caught == ["the model asked for another"] * 3
+
+
 @pytest.mark.requirement("engine:invisible")
 @pytest.mark.parametrize("how", ["cancel", "deny", "leave", "before", "parent before"])
 async def test_a_call_cancelled_before_its_first_step_never_runs(how):
@@ -504,10 +529,19 @@ async def test_an_adopted_call_waits_for_its_parent():
 
 @pytest.mark.requirement("barrier:no-effect-before-flush")
 @pytest.mark.parametrize("first", ["adopt", "condition"])
-async def test_an_effect_needs_its_conditions_as_well_as_the_adoption(first):
+@pytest.mark.parametrize("barrier_of", ["context", "variable"])
+async def test_an_effect_needs_its_conditions_as_well_as_the_adoption(
+    first, barrier_of
+):
     effects = []
+
+    @tool(effect=Effect.GATED)
+    async def post(ctx: ToolContext) -> None:
+        barrier = ctx.barrier if barrier_of == "context" else current_barrier()
+        await barrier.wait()
+        effects.append("hello")
+
     with WriteBarrier(name="guardrail") as guardrail:
-        post = gated(effects, before=1)
         async with ToolCallSpeculator(post, "{}", conditions=[guardrail]) as guess:
             async with anyio.create_task_group() as tasks:
                 if first == "adopt":
@@ -684,15 +718,16 @@ async def test_using_a_call_that_was_not_launched_is_an_error():
 
 async def test_a_call_is_launched_once():
     guess = ToolCallSpeculator(read(), "{}")
-    async with guess:
+    with anyio.CancelScope():  # which could not be left if another one were left open
+        async with guess:
+            with pytest.raises(UsageError):
+                await guess.__aenter__()
+            async with anyio.create_task_group() as tasks:
+                with pytest.raises(UsageError):
+                    guess.launch(tasks)
+            assert await guess.adopt() == "found"
         with pytest.raises(UsageError):
             await guess.__aenter__()
-        async with anyio.create_task_group() as tasks:
-            with pytest.raises(UsageError):
-                guess.launch(tasks)
-        assert await guess.adopt() == "found"
-    with pytest.raises(UsageError):
-        await guess.__aenter__()
 
 
 @pytest.mark.requirement("engine:default-deny")

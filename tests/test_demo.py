@@ -88,6 +88,9 @@ def test_another_result_leads_to_other_calls():
     asked = "What about incident 7?"
     assert decide(asked, looked_up()).calls == (
         ("get_service_health", {"service": "api"}),
+    )
+    unwell = [("get_service_health", {"service": "api"}, HEALTH)]
+    assert decide(asked, looked_up(), unwell).calls == (
         ("search_runbooks", {"query": "SlowApi"}),
     )
     merged = decide(asked, looked_up(merged_into=9))

@@ -28,6 +28,7 @@ from headstart._tools import (
     EVERYTHING,
     NOTHING,
     InvalidArgumentsError,
+    _ThreadCall,
     disowned_threads,
     overlaps,
 )
@@ -648,6 +649,15 @@ async def test_a_call_that_is_cancelled_before_its_thread_starts_never_runs(
                 scope.cancel()
         release.set()
     assert runs == [1]
+    assert disowned_threads() == 0
+
+
+def test_a_thread_that_comes_to_a_call_already_let_go_does_not_run_it():
+    runs = []
+    call = _ThreadCall(lambda: runs.append("run"))
+    call.abandon()
+    call()
+    assert runs == []
     assert disowned_threads() == 0
 
 

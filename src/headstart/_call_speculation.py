@@ -412,24 +412,16 @@ class ToolCallSpeculator:
         group, self._task_group = self._task_group, None
         if group is None:
             return
-        cancelled = anyio.get_cancelled_exc_class()
+        if not self.cancel("its scope was left") and kind is not None:
+            # With an exception on its way, a call that an ancestor still holds would be
+            # waited for by the only one who could release it.
+            held = self.barrier.effective_state is BarrierState.HELD
+            if held or issubclass(kind, anyio.get_cancelled_exc_class()):
+                self.abort()
         try:
-            if not self.cancel("its scope was left") and not self.ended:
-                # With an exception on its way, a call that an ancestor still holds
-                # would be waited for by the only one who could release it.
-                held = self.barrier.effective_state is BarrierState.HELD
-                if kind is not None and (held or issubclass(kind, cancelled)):
-                    self.abort()
-                else:
-                    await self._done.wait()
-        except cancelled:
-            self.abort()
-            raise
+            await close_quietly(group)
         finally:
-            try:
-                await close_quietly(group)
-            finally:
-                self.settle_lost()
+            self.settle_lost()
 
 
 def in_this_loop(function: Callable[[], None]) -> Callable[[], None]:

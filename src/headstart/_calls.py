@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from datetime import datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
@@ -219,8 +221,8 @@ def same_value(left: object, right: object) -> bool:
 
     Values that are equal but not alike differ too, since a tool may show the
     difference: `0.0` and `-0.0`, `Decimal("1.0")` and `Decimal("1.00")`, the same
-    moment in two time zones. Values of models and dataclasses are compared by their own
-    equality, after their types. Whatever raises while it is compared is not equal, and
+    moment in two time zones. Models and dataclasses are compared by their own equality,
+    and field by field. Whatever raises while it is compared is not equal, and
     neither is NaN.
     """
     kind = type(left)
@@ -235,6 +237,12 @@ def same_value(left: object, right: object) -> bool:
             return _same_sequences(left, right)  # pyright: ignore[reportUnknownArgumentType]
         if isinstance(left, (set, frozenset)) and isinstance(right, (set, frozenset)):
             return _typed(left) == _typed(right)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(left, BaseModel) and isinstance(right, BaseModel):
+            return left == right and same_value(
+                [vars(left), left.model_extra], [vars(right), right.model_extra]
+            )
+        if dataclasses.is_dataclass(kind):
+            return _same_dataclasses(left, right, dataclasses.fields(kind))
         if isinstance(left, (float, Decimal, datetime, time)):
             return left == right and str(left) == str(right)
         return bool(left == right)
@@ -250,6 +258,15 @@ def _same_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
             return False
     plain = all(type(key) is str for key in left)
     return plain or _typed(left) == _typed(right)
+
+
+def _same_dataclasses(
+    left: Any, right: Any, fields: Iterable[dataclasses.Field[Any]]
+) -> bool:
+    return bool(left == right) and all(
+        same_value(getattr(left, each.name), getattr(right, each.name))
+        for each in fields
+    )
 
 
 def _typed(values: Iterable[Any]) -> set[tuple[type, Any]]:

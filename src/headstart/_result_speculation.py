@@ -142,7 +142,6 @@ class ResultSpeculator(Generic[Response]):
                 raise
             self._error = as_failure(error, "The model request")
         finally:
-            self._closed = self._closed or self._scope.cancelled_caught
             self._done.set()
 
     async def wait_if_running(self) -> Response | None:

@@ -331,7 +331,7 @@ class Tool:
             return decoded
         text = arguments if arguments and not arguments.isspace() else "{}"
         try:
-            model = self._model.__pydantic_validator__.validate_json(text)
+            model: BaseModel = self._model.__pydantic_validator__.validate_json(text)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, detail['loc'])) or 'arguments'}: {detail['msg']}"

@@ -31,7 +31,7 @@ from ._tools import Effect, InvalidArgumentsError, Tool
 from ._turn import CallAssembler, Launch, Slot, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -548,8 +548,7 @@ def _in_style(request: ModelRequest, tool: Tool, arguments: str) -> str:
     decoded = decode_arguments(arguments)
     if decoded is None:
         return arguments
-    properties = tool.parameters.get("properties")
-    order = list(properties) if isinstance(properties, dict) else []
+    order: Iterable[str] = tool.parameters.get("properties") or ()
     decoded = {name: decoded[name] for name in order if name in decoded} | decoded
     spaced = any(
         '": ' in call.arguments

@@ -3,129 +3,194 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
 from headstart import (
     Agent,
+    BarrierState,
     EventLog,
-    LimitPolicy,
     Message,
     ModelError,
     TextDelta,
     summarize,
 )
+from headstart._events import SpeculationAdopted, TurnConfirmed, TurnStarted
 
-from .oracle import run_plain
-from .world import Program, World
+from .host import answer
+from .oracle import run_call
+from .program import Program
+from .world import World, is_guess, turn_of
 
 
 @dataclass
 class Outcome:
-    messages: tuple[Message, ...]
-    effects: list[tuple[str, int, str]]
-    seconds: float  # without what the user took
-    shown: str
-    failed: bool
     world: World
-
-
-async def run_conversation(program: Program, answer) -> tuple[tuple[Message, ...], float, bool]:
     messages: tuple[Message, ...] = ()
-    spent = 0.0
+    shown: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # without what the user took
+    failed: bool = False
+    ended: bool = False
+    log: EventLog = field(default_factory=EventLog)
+
+    def receive(self, delta: object) -> None:
+        if isinstance(delta, TextDelta):
+            self.shown.append(delta.text)
+
+
+async def converse(program: Program, outcome: Outcome, reply) -> None:
+    """The user says something, waits for the answer, thinks, and says something more."""
     for number in range(program.user_messages):
-        messages = (*messages, Message(role="user", content=f"u{number}"))
+        said = program.next_message(number, outcome.messages)
         began = anyio.current_time()
         try:
-            messages = await answer(messages)
+            outcome.messages = await reply((*outcome.messages, said))
         except ModelError:
-            return messages, spent + anyio.current_time() - began, True
-        spent += anyio.current_time() - began
+            outcome.failed = True
+        outcome.seconds += anyio.current_time() - began
+        if outcome.failed:
+            break
         await anyio.sleep(program.thinks)
-    return messages, spent, False
+    outcome.ended = True
 
 
-async def run_oracle(program: Program) -> Outcome:
-    world = World(program.seed)
+async def run_plain(program: Program) -> Outcome:
+    """Run a program by the oracle."""
+    outcome = Outcome(World(program.plans))
+    async with program.settled_conditions() as conditions:
+        call = partial(run_call, program, conditions, outcome.world)
 
-    async def answer(messages):
-        return await run_plain(program, messages, world)
+        async def reply(messages):
+            return await answer(
+                program, messages, program.respond, call, outcome.receive
+            )
 
-    messages, seconds, failed = await run_conversation(program, answer)
-    shown = "".join(m.content for m in messages if m.role == "assistant")
-    return Outcome(
-        messages, program.fingerprint(world), seconds, shown, failed, world
-    )
+        await converse(program, outcome, reply)
+    return outcome
 
 
 async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome:
-    world = World(program.seed)
+    """Run a program with headstart, and see that nothing is left of it."""
+    outcome = Outcome(World(program.plans))
     agent = Agent(
         program,
         program.tools,
         predictors=program.make_predictors(),
-        policy=LimitPolicy(
-            max_depth=program.max_depth,
-            max_in_flight=program.max_in_flight,
-            min_beside_probability=program.min_beside
-        ),
+        policy=program.policy,
         approve=program.approve,
         max_turns=100,
     )
-    log = EventLog()
-    shown: list[str] = []
-    result = ((), math.nan, False)
-    with anyio.CancelScope(deadline=anyio.current_time() + cancel_at):
-        async with agent.open_session(deps=world, sink=log) as session:
+    with anyio.CancelScope(deadline=anyio.current_time() + cancel_at) as scope:
+        async with (
+            program.settled_conditions() as conditions,
+            agent.open_session(
+                deps=outcome.world, sink=outcome.log, conditions=conditions
+            ) as session,
+        ):
 
-            async def answer(messages):
-                async with agent.stream(messages, session=session) as stream:
-                    async for item in stream:
-                        if isinstance(item, TextDelta):
-                            shown.append(item.text)
-                return stream.result.messages
+            async def reply(messages):
+                if program.host == "agent":
+                    return await stream(agent, messages, session, outcome)
+                return await answer(
+                    program,
+                    messages,
+                    lambda request, receive: session.ask(
+                        request, program.respond, receive
+                    ),
+                    session.call,
+                    outcome.receive,
+                )
 
-            result = await run_conversation(program, answer)
-    assert world.running == 0, "a tool still runs after the session"
-    summary = summarize(log.events)
-    assert summary.launches == (
-        summary.hits + summary.early_starts + sum(summary.discard_reasons.values())
-    ), "a launch was neither adopted nor discarded"
-    messages, seconds, failed = result
-    return Outcome(
-        messages, program.fingerprint(world), seconds, "".join(shown), failed, world
-    )
+            await converse(program, outcome, reply)
+    assert outcome.ended or scope.cancelled_caught, "a cancellation was lost"
+    check_rest(program, outcome)
+    return outcome
 
 
-async def check_all(seed: int) -> None:
-    """Check one program with speculation, and cancelled somewhere."""
+async def stream(agent: Agent, messages, session, outcome: Outcome):
+    async with agent.stream(messages, session=session) as items:
+        async for item in items:
+            outcome.receive(item)
+    return items.result.messages
+
+
+async def check_all(seed: int) -> list[Outcome]:
+    """Check one program with speculation, and cancelled somewhere.
+
+    Raises:
+        AssertionError: A promise is broken; the message says which.
+    """
     program = Program(seed)
-    plain = await run_oracle(program)
-    await check(program, plain)
-    await check_cancelled(program, plain)
-
-
-async def check(program: Program, plain: Outcome) -> None:
-    """Compare one program with the oracle. Raises `AssertionError` where it differs."""
+    plain = await run_plain(program)
     ahead = await run_ahead(program)
-    assert ahead.failed == plain.failed
-    assert ahead.effects == plain.effects, "other effects"
-    turns = [int(call.split(".")[0][1:]) for call, _, _ in ahead.world.effects]
-    assert turns == sorted(turns), "an effect came before one of an earlier turn"
-    if not plain.failed:
-        assert ahead.messages == plain.messages, "another transcript"
-        if program.streams:
-            assert ahead.shown == plain.shown, "the user was shown something else"
+    check_same(program, plain, ahead)
+    moment = (seed % 97) / 97 * (plain.seconds + program.thinks)
+    # Half of them at a moment when something else happens, too.
+    moment = round(moment * 64) / 64 if seed % 2 else moment
+    cut = await run_ahead(program, cancel_at=moment)
+    check_cancelled(plain, cut)
+    return [ahead, cut]
+
+
+def check_same(program: Program, plain: Outcome, ahead: Outcome) -> None:
+    effects = program.fingerprint(ahead.world)
+    assert effects == program.fingerprint(plain.world), "other effects"
+    assert ahead.failed == plain.failed, "it failed, or should have"
+    assert ahead.messages == plain.messages, "another transcript"
+    if not program.whims:  # what was interrupted may have been at the host already
+        assert ahead.shown == plain.shown, "the user was shown something else"
     if not program.model_fails:  # a request that failed ahead is sent again
         assert ahead.seconds <= plain.seconds, "slower than without"
 
 
-async def check_cancelled(program: Program, plain: Outcome) -> None:
-    """Cancel a program somewhere: what happened by then is what would have happened."""
-    moment = (program.seed % 97) / 97 * (plain.seconds + program.thinks)
-    ahead = await run_ahead(program, cancel_at=moment + 1e-9)
-    turns = [int(call.split(".")[0][1:]) for call, _, _ in ahead.world.effects]
-    assert turns == sorted(turns)
-    assert set(ahead.effects) <= set(plain.effects), "an effect nobody asked for"
-    assert len(set(ahead.effects)) == len(ahead.effects), "an effect happened twice"
+def check_cancelled(plain: Outcome, cut: Outcome) -> None:
+    """What happened before the cancellation is what would have happened."""
+    effects = cut.world.effects
+    assert set(effects) <= set(plain.world.effects), "an effect nobody asked for"
+    assert len(set(effects)) == len(effects), "an effect happened twice"
+
+
+def check_rest(program: Program, outcome: Outcome) -> None:
+    """Check what holds after every run, however it ended."""
+    world, log = outcome.world, outcome.log
+    assert not world.running, "a tool still runs after the session"
+    for context, _ in world.runs:
+        state = context.barrier.effective_state
+        if is_guess(context):
+            assert state is BarrierState.DENIED, "a guess is not denied"
+        elif outcome.ended:
+            assert state is not BarrierState.HELD, "a barrier is still held"
+    assert not any(effect[0] == "" for effect in world.effects)
+    turns = [turn_of(call_id) for call_id, _, _ in world.effects]
+    assert turns == sorted(turns), "an effect came before one of an earlier turn"
+    total = summarize(log.events)
+    settled = total.hits + total.early_starts + sum(total.discard_reasons.values())
+    assert total.launches == settled, "a launch was neither adopted nor discarded"
+    check_budget(program, outcome)
+    check_ages(program, outcome)
+
+
+def check_budget(program: Program, outcome: Outcome) -> None:
+    if not program.conditions:  # a real call that waits for one is held as well
+        assert outcome.world.peak <= program.policy.max_in_flight, "too many in flight"
+    depths = {0: 0}
+    for event in outcome.log.events:
+        if isinstance(event, TurnStarted):
+            depths[event.turn] = depths[event.parent or 0] + 1 if event.speculative else 0
+            assert depths[event.turn] <= program.policy.max_depth, "too deep"
+        elif isinstance(event, TurnConfirmed):
+            gone = depths[event.turn]
+            depths = {turn: depth - gone for turn, depth in depths.items()}
+
+
+def check_ages(program: Program, outcome: Outcome) -> None:
+    began = {context.call.id: at for context, at in outcome.world.runs}
+    opened = outcome.log.events[0].at_s if outcome.log.events else 0.0
+    for event in outcome.log.events:
+        if isinstance(event, SpeculationAdopted):
+            limit = program.plans[event.tool].declared.max_age
+            if limit is not None and event.call_id in began:
+                age = event.at_s - opened - began[event.call_id]
+                assert age <= limit, "an adopted call is older than max_age"

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import anyio
 
-from headstart import Message, ModelRequest, ToolContext, ToolResult, WriteBarrier
+from headstart import Effect, ToolContext, ToolResult, WriteBarrier, WriteDenied
 
 
-async def run_plain(program, messages, world):
-    """Answer the last message: ask, run the calls at once, ask again."""
-    while True:
-        request = ModelRequest(messages, program.tools)
-        response = await program.respond(request, lambda _: None)
-        messages = (*messages, response.message)
-        if not response.tool_calls:
-            return messages
-        results: dict[int, ToolResult] = {}
-
-        async def run(index, call):
-            results[index] = await run_call(program, call, world)
-
-        async with anyio.create_task_group() as group:
-            for index, call in enumerate(response.tool_calls):
-                group.start_soon(run, index, call)
-        answers = (results[index] for index in range(len(results)))
-        messages += tuple(map(Message.for_result, response.tool_calls, answers))
-
-
-async def run_call(program, call, world):
+async def run_call(program, conditions, world, call):
+    """Run one call, and say what the model is told of it."""
     named = {tool.name: tool for tool in program.tools}
     tool = named.get(call.name)
     if tool is None:
@@ -41,10 +24,29 @@ async def run_call(program, call, world):
         return ToolResult(text, is_error=True)
     if tool.approval and not await program.approve(call, world):
         return ToolResult("The call was not approved.", is_error=True)
-    barrier = WriteBarrier()
+    barrier = Guardrails(*conditions)
     barrier.flush()
+    context = ToolContext(deps=world, call=call, barrier=barrier)
     try:
-        context = ToolContext(deps=world, call=call, barrier=barrier)
-        return ToolResult.from_value(await tool.invoke(context, arguments))
+        if tool.effect is Effect.UNSAFE:
+            await barrier.wait()
+        deadline = anyio.current_time() + (tool.timeout or math.inf)
+        with anyio.CancelScope(deadline=deadline) as barrier.scope:
+            return ToolResult.from_value(await tool.invoke(context, arguments))
+        raise TimeoutError(f"The tool {tool.name!r} took over {tool.timeout} s.")
+    except WriteDenied as error:
+        return ToolResult(f"The call was refused: {error.reason}.", is_error=True)
     except Exception as error:
         return ToolResult.from_error(error)
+
+
+class Guardrails(WriteBarrier):
+    """Conditions alone. Time that they take is not the tool's own."""
+
+    scope = anyio.CancelScope()
+
+    async def wait(self):
+        began = anyio.current_time()
+        deadline, self.scope.deadline = self.scope.deadline, math.inf
+        await super().wait()
+        self.scope.deadline = deadline + anyio.current_time() - began

@@ -1,0 +1,251 @@
+"""A random agent: its tools, its model, its user, its host, and who approves."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from contextlib import asynccontextmanager
+
+import anyio
+
+from headstart import (
+    CallDelta,
+    Effect,
+    LimitPolicy,
+    Message,
+    ModelError,
+    ModelRequest,
+    ModelResponse,
+    TextDelta,
+    ToolCall,
+    Usage,
+    WriteBarrier,
+)
+
+from .guessing import Guesser, Stater
+from .world import Declared, ToolPlan, World, eighths, pick, turn_of
+
+WHIMS = ("interrupt", "forget", "settings")
+
+
+class Program:
+    """Everything about a program that is not the world it runs in."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        rng = random.Random(seed)
+        # Half of the programs go well, so that what goes ahead goes far ahead.
+        self.goes_well = rng.random() < 0.5
+        self.key_count = rng.randint(3, 6) if self.goes_well else rng.randint(1, 3)
+        plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
+        self.plans = {plan.declared.name: plan for plan in plans}
+        self.tools = [plan.tool for plan in plans]
+        self.turns = rng.randint(3, 5) if self.goes_well else rng.randint(1, 4)
+        self.user_messages = rng.choice((1, 1, 2, 3))
+        self.streams = rng.random() < 0.7
+        self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
+        self.revises = rng.choice((0.0,) * 5 + (0.3,))
+        self.model_fails = rng.random() < 0.1
+        self.slowest = 0.5 if self.goes_well else 2.0
+        self.thinks = eighths(rng, 3)
+        self.conditions = self._draw_conditions(rng)
+        self.host = rng.choice(("agent", "agent", "at once", "in order"))
+        if self.host == "agent":
+            self.whims = self.cuts = 0.0
+        else:
+            self.whims = rng.choice((0.0, 0.1, 0.25))
+            self.cuts = rng.choice((0.0, 0.0, 0.25))
+        # When a late condition lets go of what waits, calls that run side by side race:
+        # who is where by then is a matter of speed.
+        if any(at > 0 and verdict for at, verdict in self.conditions):
+            self.host = "in order"
+        self.guessers = [
+            rng.choice(
+                ("right", "right", "twice", "wrong", "late", "hangs", "raises", "mixed")
+            )
+            for _ in range(rng.randint(0, 3))
+        ]
+        self.states = rng.choice(("no", "no", "right", "wrong", "mixed"))
+        if self.goes_well:
+            self.guessers = [rng.choice(("right", "twice"))]
+            self.states = rng.choice(("no", "right"))
+        deep = (2, 3, 5) if self.goes_well else (0, 1, 1, 2)
+        self.policy = LimitPolicy(
+            max_depth=rng.choice(deep),
+            max_in_flight=rng.choice((8, 30) if self.goes_well else (1, 3, 8)),
+            min_beside_probability=rng.choice((0.5, 1.1)),
+        )
+
+    def _plan(self, rng: random.Random, number: int) -> ToolPlan:
+        well = self.goes_well
+        effect = rng.choice(
+            (Effect.READ, Effect.READ, Effect.GATED, Effect.GATED, Effect.UNSAFE)
+        )
+        if well and effect is Effect.UNSAFE:
+            effect = Effect.GATED
+        slow = 0.25 if well else 1.0
+        fails = (1, 0, 0, 0, 0) if well else (12, 1, 1, 1, 1)
+        declared = Declared(
+            name=f"t{number}",
+            effect=effect,
+            keys="exact" if well else rng.choice(("exact", "exact", "wide", "none")),
+            copies=effect is not Effect.READ and rng.random() < 0.3,
+            approval=not well and rng.random() < 0.1,
+            max_age=rng.choice((None, 30.0, 30.0, 1.0)),
+            timeout=rng.choice((None,) * 7 + (17 / 16,)),
+            max_concurrency=rng.choice((None,) * 7 + (1,)),
+            cost_usd=rng.choice((0.0,) * 7 + (0.25,)),
+            egress=rng.random() < 0.05,
+        )
+        return ToolPlan(
+            declared=declared,
+            before=eighths(rng, slow),
+            between=eighths(rng, slow),
+            after=eighths(rng, slow / 2 if effect is Effect.READ else 8 * slow),
+            rest=rng.choice((0.0, 0.0, 0.5)),
+            early=rng.choice(
+                ("true",) * 5 + ("changing",)
+                if well
+                else ("none", "true", "true", "false", "changing")
+            ),
+            fails=rng.choices(("never", "always", "after", "first", "later"), fails)[0],
+        )
+
+    @staticmethod
+    def _draw_conditions(rng: random.Random) -> list[tuple[float, bool]]:
+        """When each condition is settled, and whether it is opened then."""
+        if rng.random() < 0.75:
+            return []
+        return [
+            (eighths(rng, rng.choice((0, 4, 16))), rng.random() < 0.8)
+            for _ in range(rng.randint(1, 2))
+        ]
+
+    @asynccontextmanager
+    async def settled_conditions(self):
+        """The conditions of one run, which are settled in time."""
+        conditions = [WriteBarrier() for _ in self.conditions]
+
+        async def settle(barrier: WriteBarrier, at: float, *, opens: bool) -> None:
+            await anyio.sleep(at)
+            if opens:
+                barrier.flush()
+            else:
+                barrier.deny("the guardrail said no")
+
+        async with anyio.create_task_group() as group:
+            for barrier, (at, opens) in zip(conditions, self.conditions, strict=True):
+                if at:
+                    group.start_soon(lambda b=barrier, a=at, o=opens: settle(b, a, opens=o))
+                else:
+                    await settle(barrier, at, opens=opens)
+            yield conditions
+            group.cancel_scope.cancel()
+
+    # The model: a function of the request
+
+    def decide(self, request: ModelRequest) -> ModelResponse:
+        messages = request.history
+        turn = sum(message.role == "assistant" for message in messages)
+        since_user = 0
+        for message in reversed(messages):
+            if message.role == "user":
+                break
+            since_user += message.role == "assistant"
+        said = [(m.role, m.content) for m in messages]
+        rng = pick(self.seed, "model", said, sorted(request.settings))
+        calls: tuple[ToolCall, ...] = ()
+        if since_user < self.turns and rng.random() < 0.85:
+            count = rng.choice((1, 1, 2, 2, 3))
+            calls = tuple(self.draw_call(rng, f"c.{turn}.{n}") for n in range(count))
+            if count > 1 and rng.random() < 0.2:  # an equal one beside
+                calls = (*calls[:-1], ToolCall(calls[-1].id, calls[0].name, calls[0].arguments))
+        return ModelResponse(
+            text=f"s{rng.randint(0, 9)}" if not calls or rng.random() < self.talks else "",
+            tool_calls=calls,
+            usage=Usage(input_tokens=len(messages), output_tokens=1 + len(calls)),
+        )
+
+    def draw_call(self, rng: random.Random, call_id: str) -> ToolCall:
+        name = rng.choice(self.tools).name
+        if rng.random() < (0.01 if self.goes_well else 0.06):
+            broken = rng.choice(("{", "[]", '{"k": "x"}', "{}", '{"k": NaN}'))
+            return ToolCall(call_id, rng.choice((name, "no_such_tool")), broken)
+        arguments = {"k": rng.randrange(self.key_count), "v": rng.randrange(2)}
+        if self.plans[name].declared.copies:
+            arguments["r"] = rng.randrange(self.key_count)
+        elif rng.random() < 0.2:
+            del arguments["v"]
+        return ToolCall(call_id, name, json.dumps(arguments))
+
+    async def respond(self, request: ModelRequest, on_delta) -> ModelResponse:
+        response = self.decide(request)
+        rng = pick(self.seed, "pace", len(request.history), response.text)
+        await anyio.sleep(0.125 + eighths(rng, self.slowest))
+        breaks = self.model_fails and rng.random() < 0.1
+        pace = eighths(rng, 0.25)
+        for number, part in enumerate(self._deltas(rng, response)):
+            if breaks and number == 2:
+                break
+            if self.streams:
+                on_delta(part)
+            await anyio.sleep(pace)
+        if breaks:
+            raise ModelError("overloaded", status=529)
+        return response
+
+    def _deltas(self, rng: random.Random, response: ModelResponse):
+        if response.text:
+            yield TextDelta(response.text)
+        for index, call in enumerate(response.tool_calls):
+            written = call
+            if rng.random() < self.revises:  # it means something else in the end
+                written = self.draw_call(rng, call.id)
+            yield CallDelta(index=index, id=call.id, name=written.name)
+            half = len(written.arguments) // 2
+            yield CallDelta(index=index, arguments=written.arguments[:half])
+            yield CallDelta(index=index, arguments=written.arguments[half:])
+
+    # The people around it
+
+    async def approve(self, call: ToolCall, deps: object) -> bool:
+        rng = pick(self.seed, "approve", call.name, call.arguments, call.id)
+        await anyio.sleep(eighths(rng, 1))
+        return rng.random() < 0.7
+
+    def next_message(self, number: int, messages: tuple[Message, ...]) -> Message:
+        """What the user says, which depends on what was said to them."""
+        rng = pick(self.seed, "user", [m.content for m in messages])
+        return Message(role="user", content=f"u{number} {rng.randrange(10)}")
+
+    def whim(self, messages: tuple[Message, ...]) -> str:
+        """What the host does beside what the agent's loop asks for, if anything."""
+        rng = pick(self.seed, "whim", [m.content for m in messages])
+        if messages[-1].content == "Never mind." or rng.random() >= self.whims:
+            return ""
+        return rng.choice(WHIMS)
+
+    def patience(self, call: ToolCall) -> float:
+        """After how many seconds the host gives a call up: infinite if it does not.
+
+        A write it gives up at once or not at all, since an effect that happened or not
+        would be a matter of speed.
+        """
+        rng = pick(self.seed, "cut", call.id, call.arguments)
+        if rng.random() >= self.cuts:
+            return math.inf
+        plan = self.plans.get(call.name)
+        is_read = plan is not None and plan.declared.effect is Effect.READ
+        return eighths(rng, 1) + 1 / 16 if is_read else 0.0
+
+    def make_predictors(self) -> list[object]:
+        made: list[object] = [
+            Guesser(self, kind, number) for number, kind in enumerate(self.guessers)
+        ]
+        return made + ([Stater(self)] if self.states != "no" else [])
+
+    @staticmethod
+    def fingerprint(world: World) -> list[tuple[str, int, str]]:
+        """The effects in an order that has to be the same: by turn, and by key."""
+        return sorted(world.effects, key=lambda effect: (turn_of(effect[0]), effect[1]))
