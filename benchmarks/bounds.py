@@ -277,7 +277,12 @@ def make_agent(case: Case) -> Agent:
     )
 
 
-async def _measure(case: Case) -> Measured:
+async def measure(case: Case) -> Measured:
+    """Run a case without and with speculation, on an event loop in virtual time.
+
+    Raises:
+        RuntimeError: The two conversations differ.
+    """
     seconds, conversations = [], []
     for speculate in (False, True):
         async with make_agent(case).open_session(speculate=speculate) as session:
@@ -291,20 +296,9 @@ async def _measure(case: Case) -> Measured:
     return Measured(off_s=seconds[0], on_s=seconds[1])
 
 
-def measure(case: Case) -> Measured:
-    """Run a case without and with speculation, in virtual time.
-
-    Raises:
-        RuntimeError: The two conversations differ.
-    """
-    return run_virtual(_measure, case)
-
-
 def deviation_s(case: Case, measured: Measured) -> float:
     """How far either run is from its formula."""
-    return max(
-        abs(measured.off_s - case.serial_s), abs(measured.on_s - case.session_s)
-    )
+    return max(abs(measured.off_s - case.serial_s), abs(measured.on_s - case.session_s))
 
 
 def _print_mode(mode: Mode, rows: list[tuple[Case, Measured]]) -> None:
@@ -315,13 +309,17 @@ def _print_mode(mode: Mode, rows: list[tuple[Case, Measured]]) -> None:
         row = rows[start : start + len(shares)]
         cells = (f"{took.on_s:.3f} / {case.session_s:.3f}" for case, took in row)
         case = row[0][0]
-        print(f"{case.model_s:>5g}{case.tool_s:>6g}" + "".join(f"{c:>20}" for c in cells))
+        print(
+            f"{case.model_s:>5g}{case.tool_s:>6g}" + "".join(f"{c:>20}" for c in cells)
+        )
     worst = max(deviation_s(*row) for row in rows)
     fastest = max(took.off_s / took.on_s for _, took in rows)
     print(f"worst deviation {worst * 1000:.6f} ms; largest speed-up {fastest:.3f}")
     wrong = [took.on_s / took.off_s for case, took in rows if not any(case.hits)]
     if wrong:
-        print(f"every prediction wrong: {min(wrong):.3f} to {max(wrong):.3f} of the time")
+        print(
+            f"every prediction wrong: {min(wrong):.3f} to {max(wrong):.3f} of the time"
+        )
 
 
 def _as_json(rows: list[tuple[Case, Measured]]) -> str:
@@ -357,7 +355,7 @@ def main() -> int:
             predictor_s=options.predictor_s,
             seed=options.seed,
         )
-        of_mode = [(case, measure(case)) for case in cases]
+        of_mode = [(case, run_virtual(measure, case)) for case in cases]
         rows += of_mode
         if not options.json:
             _print_mode(mode, of_mode)

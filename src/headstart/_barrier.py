@@ -495,7 +495,9 @@ class WriteBarrier:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.deny("its scope was left" if kind is None else f"{kind.__name__} was raised")
+        self.deny(
+            "its scope was left" if kind is None else f"{kind.__name__} was raised"
+        )
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         msg = "A WriteBarrier cannot be copied or pickled: it has one owner."
@@ -523,7 +525,9 @@ def _refuse_in_event_loop() -> None:
     raise UsageError(msg)
 
 
-_current: ContextVar[WriteBarrier | None] = ContextVar("headstart_barrier", default=None)
+_current: ContextVar[WriteBarrier | None] = ContextVar(
+    "headstart_barrier", default=None
+)
 
 
 class running_in:  # noqa: N801 - reads as a statement, and is a class for its speed

@@ -194,6 +194,7 @@ class PredictorDesk:
             arguments=prediction.arguments_text,
             fingerprint=fingerprint,
             probability=prediction.probability,
+            styled=prediction.styled,
         )
 
     def _note_prediction(

@@ -128,6 +128,7 @@ class Turn:
 
     __slots__ = (
         "ahead",
+        "answering",
         "assumed",
         "attempts",
         "barrier",
@@ -171,7 +172,9 @@ class Turn:
         self.slots: list[Slot] = []
         self.child: Turn | None = None
         self.ahead: ResultSpeculator[ModelResponse] | None = None
-        self.results: tuple[ToolResult, ...] = ()  # of the parent, that it stands on
+        # What it was run ahead on: the parent's answer, and the results of its calls.
+        self.answering: Message | None = None
+        self.results: tuple[ToolResult, ...] = ()
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
         self.forecast: list[Forecast] = []  # the calls that it is expected to have
@@ -234,6 +237,7 @@ class Forecast:
     arguments: str = field(compare=False)
     fingerprint: ArgumentsFingerprint
     probability: float = field(compare=False)
+    styled: bool = field(default=False, compare=False)  # to be written like the model
 
 
 class DeltaRelay:

@@ -28,7 +28,7 @@ from ._messages import Message, TextDelta
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._tools import Effect, InvalidArgumentsError, Tool
-from ._turn import CallAssembler, Launch, Slot, Turn
+from ._turn import CallAssembler, Forecast, Launch, Slot, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -392,18 +392,25 @@ class TurnTree:
         for expected in turn.forecast:
             if expected.probability < PROBABLE:
                 continue
+            call = ToolCall(
+                f"expected-{turn.id}-{len(known)}",
+                expected.tool.name,
+                _in_style(turn.request, expected)
+                if expected.styled
+                else expected.arguments,
+            )
+            result: ToolResult | None = None
             launch = self.pool.find(turn, expected.tool, expected.fingerprint, taken)
-            if launch is None:
-                return None
-            taken.append(launch)
-            result = launch.speculator.early_result
-            if launch.speculator.state is SpeculationState.READY:
-                result = render(launch.speculator.value)
+            if launch is not None:
+                taken.append(launch)
+                result = launch.speculator.early_result
+                if launch.speculator.state is SpeculationState.READY:
+                    result = render(launch.speculator.value)
+            else:
+                stated = self.desk.state_result(call, turn)
+                result = stated[0] if stated is not None else None
             if result is None:
                 return None
-            number = len(known)
-            written = _in_style(turn.request, expected.tool, expected.arguments)
-            call = ToolCall(f"expected-{turn.id}-{number}", expected.tool.name, written)
             known.append((call, result))
         return known or None
 
@@ -417,9 +424,15 @@ class TurnTree:
         if response.text or answered != [(c.name, c.arguments) for c in assumed]:
             self.discard_ahead(turn, "the answer is another")
             return
-        child.request = turn.request.extended([response.message]).answered(
-            response.tool_calls, child.results
-        )
+        child.answering = response.message
+        stem = turn.request
+        descendant: Turn | None = child
+        while descendant is not None and descendant.answering is not None:
+            answering = descendant.answering
+            stem = descendant.request = stem.extended([answering]).answered(
+                answering.tool_calls, descendant.results
+            )
+            descendant = descendant.child
 
     def _refuses_run_beside(self, turn: Turn) -> bool:
         try:
@@ -457,7 +470,7 @@ class TurnTree:
         asked = turn.request.extended([message])
         calls = message.tool_calls
         child = self.new_turn(asked.answered(calls, results), turn)
-        child.results = results
+        child.answering, child.results = message, results
         turn.child = child
         turn.ahead = ResultSpeculator(asked, calls, partial(self._run_child, child))
         turn.ahead.start(group)
@@ -539,16 +552,14 @@ def _speaks_while_calling(request: ModelRequest) -> bool:
     return any(message.tool_calls and message.content for message in request.history)
 
 
-def _in_style(request: ModelRequest, tool: Tool, arguments: str) -> str:
+def _in_style(request: ModelRequest, expected: Forecast) -> str:
     """Write arguments as the model writes them: its spacing, the schema's order.
 
     Only an answer that is equal to the letter is adopted, so this costs nothing but
     the chance.
     """
-    decoded = decode_arguments(arguments)
-    if decoded is None:
-        return arguments
-    order: Iterable[str] = tool.parameters.get("properties") or ()
+    decoded = decode_arguments(expected.arguments) or {}
+    order: Iterable[str] = expected.tool.parameters.get("properties") or ()
     decoded = {name: decoded[name] for name in order if name in decoded} | decoded
     spaced = any(
         '": ' in call.arguments

@@ -142,14 +142,16 @@ async def test_a_gated_call_is_prepared_in_the_stream_and_its_effect_waits_for_t
 @pytest.mark.requirement("engine:invisible")
 async def test_a_gated_call_that_the_model_withdraws_has_no_effect():
     model = Stream(
-        (0.5, named(name="change")), (1.0, piece(LOOK_7)), calls=(), lasts=4.0
+        (0.5, named(name="change")),
+        (1.0, piece(LOOK_7)),
+        calls=(ToolCall("call_0", "look", '{"row": 8}'),),
+        lasts=4.0,
     )
-    arm = await play(Agent(model, [write()]))
-    assert arm.world.starts == [(1.0, "change 7")]
+    arm = await play(Agent(model, [write(), read()]))
+    assert arm.world.starts == [(1.0, "change 7"), (4.0, "look 8")]
     assert arm.world.effects == []
-    assert arm.seconds == 4.0
-    (discarded,) = arm.of(SpeculationDiscarded)
-    assert discarded.at_s == 4.0
+    assert arm.when(SpeculationDiscarded) == [4.0]
+    assert arm.seconds == 6.0
 
 
 @pytest.mark.parametrize("tail", ['{"row": 9}', " and", "}"])

@@ -258,6 +258,45 @@ async def test_a_read_that_was_claimed_ahead_of_a_write_is_dropped_when_it_begin
     assert ("look", STALE) in reasons(on)
 
 
+async def test_a_read_ahead_of_a_write_that_nobody_has_approved_yet_waits_for_it():
+    async def approve(*_):
+        await anyio.sleep(5.0)
+        return True
+
+    agent = Agent(
+        thinking([CHANGE_7], [LOOK_7], "Done."),
+        [read(seconds=0.5), write(prepare=0.5, early="{row} is {to}", approval=True)],
+        approve=approve,
+    )
+    _, on = await play_both(agent)
+    # Approved at 6.0 and written at 7.0; the turn that asks to read is there at 2.5.
+    assert on.world.starts == [(1.0, "change 7"), (7.0, "look 7")]
+
+
+async def test_a_read_in_the_stream_waits_for_a_write_that_the_host_still_runs():
+    world = World()
+    session = Session([read(seconds=0.5), write(takes=3.0)], deps=world)
+    model = ScriptedModel(
+        [[CHANGE_7], [LOOK_7, ("look", {"row": 8})]],
+        delay=1.0,
+        seconds_per_delta=0.5,
+        characters_per_delta=10,
+    )
+    request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+    async with session, anyio.create_task_group() as group:
+        response = await session.ask(request, model.respond)
+        group.start_soon(session.call, response.tool_calls[0])
+        await anyio.sleep(0.5)
+        # The host goes on before the write has ended at 5.5.
+        request = request.extended([response.message])
+        response = await session.ask(request, model.respond)
+        await anyio.wait_all_tasks_blocked()
+        assert world.now == 4.5
+        assert [what for _, what in world.starts] == ["change 7", "look 8"]
+        await anyio.sleep(2.0)
+        assert (await session.call(response.tool_calls[0])).content == "7 is changed"
+
+
 async def test_calls_that_a_host_runs_one_by_one_see_each_others_writes():
     session = Session(
         [read(seconds=0.5), write()], deps=World(), predictors=[Expects(LOOK_7)]

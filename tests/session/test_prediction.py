@@ -3,7 +3,16 @@
 import anyio
 import pytest
 
-from headstart import Agent, Effect, Message, ModelRequest, Session, Tool, ToolContext
+from headstart import (
+    Agent,
+    Effect,
+    LimitPolicy,
+    Message,
+    ModelRequest,
+    Session,
+    Tool,
+    ToolContext,
+)
 from headstart._events import (
     CallLaunched,
     CallPredicted,
@@ -303,3 +312,20 @@ async def test_predictors_are_asked_once_about_each_state_of_the_conversation():
         ["user", "assistant", "tool"],
         ["user", "assistant", "tool", "assistant"],
     ]
+
+
+async def test_only_the_newest_reads_that_nobody_asked_for_are_kept():
+    def rows(first):
+        return [("look", {"row": row}) for row in range(first, first + 40)]
+
+    agent = Agent(
+        thinking([("look", {"row": 0}), ("look", {"row": 79})], "Done.", delay=2.0),
+        [read(seconds=0.25)],
+        predictors=[Expects(*rows(40 * n), delay=n / 2) for n in range(3)],
+        policy=LimitPolicy(max_in_flight=100, max_in_flight_of_tool=100),
+    )
+    on = await play(agent)
+    oldest = [lost for lost in on.of(SpeculationDiscarded) if lost.at_s == 1.0]
+    assert [lost.reason for lost in oldest] == ["too many are kept"] * 16
+    assert [at for at, what in on.world.starts if what == "look 0"] == [0.0, 2.0]
+    assert [at for at, what in on.world.starts if what == "look 79"] == [0.5]

@@ -9,8 +9,9 @@ from headstart import (
     LimitPolicy,
     Message,
     ModelError,
+    ModelRequest,
     ModelResponse,
-    TextDelta,
+    Session,
     ToolContext,
     ToolResult,
     Usage,
@@ -213,86 +214,6 @@ async def test_a_write_of_a_turn_that_is_discarded_has_no_effect():
     assert on.seconds == off.seconds
 
 
-async def streamed(agent, *, speculate):
-    """The deltas of a run, each with the time at which it was delivered."""
-    arm, deltas = Arm(World()), []
-    async with agent.open_session(deps=arm.world, speculate=speculate) as session:
-        async with agent.stream("Go.", session=session) as stream:
-            deltas += [
-                (arm.world.now, item.text)
-                async for item in stream
-                if isinstance(item, TextDelta)
-            ]
-    return deltas
-
-
-@pytest.mark.requirement("engine:invisible")
-async def test_the_text_of_a_turn_that_runs_ahead_is_held_and_then_delivered_in_order():
-    agent = Agent(
-        thinking([CHANGE_7], "One two six.", delay=1.0, seconds_per_delta=0.5),
-        [write(prepare=0.5, takes=3.0, early=TRUE)],
-    )
-    # The call's four deltas end at 2.5. Run ahead from 3.0, the text comes at 4.0, 4.5
-    # and 5.0, and at 6.0 the write is done.
-    assert await streamed(agent, speculate=True) == [
-        (6.0, "One "),
-        (6.0, "two "),
-        (6.0, "six."),
-    ]
-    off = await streamed(agent, speculate=False)
-    assert [text for _, text in off] == ["One ", "two ", "six."]
-
-
-@pytest.mark.requirement("engine:invisible")
-async def test_text_that_is_being_written_at_the_confirmation_is_delivered_once():
-    agent = Agent(
-        thinking([CHANGE_7], "One two six.", delay=1.0, seconds_per_delta=0.5),
-        [write(prepare=0.5, takes=1.25, early=TRUE)],
-    )
-    assert await streamed(agent, speculate=True) == [
-        (4.25, "One "),
-        (4.5, "two "),
-        (5.0, "six."),
-    ]
-
-
-@pytest.mark.requirement("engine:invisible")
-async def test_the_text_of_a_turn_that_is_discarded_is_never_delivered():
-    def respond(request):
-        last = request.history[-1]
-        return [CHANGE_7] if last.role == "user" else f"({last.content})"
-
-    model = ScriptedModel(respond, delay=1.0, characters_per_delta=40)
-    agent = Agent(model, [write(prepare=0.5, takes=3.0, early="all is well")])
-    on = await streamed(agent, speculate=True)
-    assert on == [(5.5, "(7 is changed)")]
-    assert on == await streamed(agent, speculate=False)
-
-
-async def test_only_what_was_confirmed_is_billed_to_the_run():
-    agent = Agent(echoing(CHANGE_7), [write(takes=3.0, early="wrong")])
-    off, on = await play_both(agent)
-    assert on.result.usage == off.result.usage
-    assert on.summary.wasted_tokens > 0
-
-
-@pytest.mark.requirement("engine:invisible")
-async def test_a_predictor_learns_from_confirmed_turns_only_and_in_order():
-    class Learns(Expects):
-        def learn(self, conversation, response):
-            learned.append((conversation.messages[-1].role, response.text))
-
-    agent = Agent(
-        echoing(CHANGE_7),
-        [write(prepare=0.5, takes=3.0, early="all is well")],
-        predictors=[Learns()],
-    )
-    learned = []
-    on = await play(agent)
-    assert on.summary.run_ahead_discarded == 1
-    assert learned == [("user", ""), ("tool", "I see: 7 is changed.")]
-
-
 @pytest.mark.requirement("engine:contained")
 async def test_a_request_that_fails_ahead_is_sent_again():
     faults = iter([Fault(error=ModelError("Too many requests.", status=429))])
@@ -308,21 +229,6 @@ async def test_a_request_that_fails_ahead_is_sent_again():
     assert on.seconds == 1.0 + 4.0 + 1.0
     assert on.of(TurnConfirmed) == []
     assert [turn.reason for turn in on.of(TurnDiscarded)] == ["ModelError was raised"]
-
-
-@pytest.mark.requirement("engine:contained")
-@pytest.mark.requirement("engine:invisible")
-async def test_a_stream_that_broke_off_ahead_is_not_shown_and_asked_for_again():
-    faults = iter([Fault(response="Rubbish.", after=1)])
-
-    def respond(request):
-        if request.history[-1].role == "user":
-            return [CHANGE_7]
-        return next(faults, "Fine.")
-
-    model = ScriptedModel(respond, delay=1.0, characters_per_delta=20)
-    agent = Agent(model, [write(takes=3.0, early=TRUE)])
-    assert await streamed(agent, speculate=True) == [(6.0, "Fine.")]
 
 
 @pytest.mark.requirement("engine:contained")
@@ -366,3 +272,76 @@ async def test_the_response_that_ran_ahead_is_the_hosts_own_object():
     _, on = await play_both(agent)
     assert on.result.messages[-1] == Message(role="assistant", content="Done.")
     assert CallDelta not in map(type, on.result.messages)
+
+
+@pytest.mark.requirement("engine:same-transcript")
+async def test_a_host_that_asks_for_something_else_gets_the_answer_to_that():
+    arm = Arm(World())
+    tool = write(prepare=0.5, takes=3.0, early=TRUE)
+    model = ScriptedModel(
+        lambda r: [CHANGE_7] if len(r.history) == 1 else r.history[-1].content,
+        delay=1.0,
+    )
+    session = Session([tool], deps=arm.world, sink=arm.log)
+    async with session:
+        request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+        first = await session.ask(request, model.respond)
+        await session.call_all(first.tool_calls)
+        cut = Message(role="tool", content="(cut)", tool_call_id="call_1_0")
+        answer = await session.ask(
+            request.extended([first.message, cut]), model.respond
+        )
+    assert answer.text == "(cut)"
+    assert arm.world.now == 1.0 + 3.5 + 1.0
+    (discarded,) = arm.of(TurnDiscarded)
+    assert discarded.reason == "the host asked for something else"
+
+
+async def test_a_read_that_a_discarded_turn_had_claimed_is_there_for_the_real_one():
+    def respond(request):
+        last = request.history[-1]
+        if last.role == "user":
+            return [CHANGE_7]
+        return "Done." if last.name == "look" else [f"{last.content}, so ", LOOK_8]
+
+    agent = Agent(
+        ScriptedModel(respond, delay=1.0),
+        [write(takes=4.0, early="all is well"), read(seconds=3.0)],
+        predictors=[Expects(LOOK_8)],
+    )
+    _, on = await play_both(agent)
+    assert on.summary.run_ahead_discarded == 1
+    assert on.summary.hits == 1
+    assert [at for at, what in on.world.starts if what == "look 8"] == [0.0]
+
+
+@pytest.mark.requirement("engine:contained")
+async def test_a_request_that_fails_after_it_was_joined_and_showed_nothing_is_sent_again():
+    faults = iter([Fault(error=ModelError("Too many requests.", status=429))])
+
+    def respond(request):
+        if request.history[-1].role == "user":
+            return [CHANGE_7]
+        return next(faults, "Done.")
+
+    agent = Agent(ScriptedModel(respond, delay=4.0), [write(takes=1.0, early=TRUE)])
+    on = await play(agent)
+    assert on.result.text == "Done."
+    # Run ahead at 5.0, asked for at 6.0, failed at 9.0.
+    assert on.seconds == 9.0 + 4.0
+
+
+async def test_a_tool_that_keeps_changing_its_mind_is_believed_three_times():
+    @tool(effect="gated", writes=["row"])
+    async def waver(ctx: ToolContext[World]) -> str:
+        for number in range(6):
+            ctx.early_result(f"perhaps {number}")
+            await anyio.sleep(0.25)
+        await ctx.barrier.wait()
+        return "certainly 7"
+
+    model = echoing(("waver", {}))
+    off, on = await play_both(Agent(model, [waver]))
+    assert on.summary.run_ahead_discarded == 3
+    assert len(model.requests) == 2 + 2 + 3
+    assert on.seconds == off.seconds

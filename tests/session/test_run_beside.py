@@ -32,10 +32,17 @@ async def test_the_reply_to_a_predicted_read_is_written_while_the_read_is_asked_
 async def test_calls_are_expected_to_be_written_as_the_model_wrote_them_before():
     before, spaced = ("look", '{"row": 8}'), ("look", '{"row": 7}')
     agent = agent_for([before], [spaced], "Done.", expects=[])
-    agent.predictors = (Expects(LOOK_7, after="tool"),)
+    agent.predictors = (Expects(("look", {"row": 7}), after="tool"),)
     off, on = await play_both(agent)
     assert on.summary.run_ahead == 1
     assert on.summary.hidden_s == off.seconds - on.seconds
+
+
+@pytest.mark.parametrize("arguments", ['{ "row": 7 }', '{"row": 7}', '{"row":7}'])
+async def test_arguments_that_are_predicted_as_text_are_taken_to_the_letter(arguments):
+    call = ("look", arguments)
+    _, on = await play_both(agent_for([call], "Done.", expects=[call]))
+    assert on.summary.run_ahead == 1
 
 
 async def test_nothing_is_sent_beside_unless_the_policy_says_so():

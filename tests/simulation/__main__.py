@@ -3,42 +3,69 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import math
+import signal
+import sys
 import time
-import traceback
-from pathlib import Path
 
-from headstart.testing import run_virtual
+from .running import describe, run_seeds
+from .statistics import Statistics
 
-from .check import check_all
+CHUNK = 20
+PATIENCE = 60
+"""Real seconds that a program may take: it may be in an endless loop."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--programs", type=int)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--every", type=int, default=1, help="only each n-th seed")
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, help="repeat this one, with its traceback")
+    parser.add_argument("--fail-fast", action="store_true")
+    parser.add_argument("--statistics", action="store_true")
     options = parser.parse_args()
     if options.seed is not None:
-        run_virtual(check_all, options.seed)
+        for error in run_seeds([options.seed], watch=watch).values():
+            raise error
         return 0
-    logging.disable(logging.CRITICAL)
-    began, failures, seed = time.perf_counter(), [], options.first
-    while seed < options.first + options.programs:
-        if time.perf_counter() - began > options.seconds:
-            break
-        try:
-            run_virtual(check_all, seed)
-        except Exception as error:
-            failures.append(seed)
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            print(f"seed {seed}: {type(error).__name__}: {str(error)[:150]} ({where})")
-        seed += 1
+    if options.programs is None:
+        options.programs = 1000 if options.seconds == math.inf else sys.maxsize
+    return run_many(options)
+
+
+def run_many(options: argparse.Namespace) -> int:
+    began, failed, ran = time.perf_counter(), 0, 0
+    with Statistics() as statistics:
+        while ran < options.programs and time.perf_counter() - began < options.seconds:
+            count = min(CHUNK, options.programs - ran)
+            first = options.first + ran * options.every
+            seeds = range(first, first + count * options.every, options.every)
+            failures = run_seeds(seeds, watch=watch, keep=statistics.add)
+            for seed, error in failures.items():
+                print(describe(seed, error), flush=True)
+            ran += count
+            failed += len(failures)
+            if failed and options.fail_fast:
+                break
+    signal.alarm(0)
     spent = time.perf_counter() - began
-    print(f"{seed - options.first} programs in {spent:.1f} s, {len(failures)} failures")
-    return 1 if failures else 0
+    print(f"{ran} programs in {spent:.1f} s, {failed} failures")
+    if options.statistics:
+        print(statistics)
+    return 1 if failed else 0
+
+
+def watch(seed: int) -> None:
+    """Give up, and say where, if a program takes too long."""
+
+    def give_up(*_: object) -> None:
+        msg = f"The program of seed {seed} goes on for {PATIENCE} s."
+        raise SystemExit(msg)
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
-from headstart import Message, ModelRequest, ToolResult
+from headstart import Message, ModelError, ModelRequest, ToolResult
 
 if TYPE_CHECKING:
     from .program import Program
@@ -23,7 +24,7 @@ async def answer(program: Program, messages, ask, call, receive):
         settings = {"short": True} if whim == "settings" else {}
         request = ModelRequest(messages, program.tools, settings)
         if whim == "interrupt":  # the user talks on before the model can have answered
-            with anyio.move_on_after(1 / 16):
+            with anyio.move_on_after(1 / 16), suppress(ModelError):
                 await ask(request, lambda _: None)
             messages = (*messages, Message(role="user", content="Never mind."))
             continue

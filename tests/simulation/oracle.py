@@ -26,12 +26,13 @@ async def run_call(program, conditions, world, call):
         return ToolResult("The call was not approved.", is_error=True)
     barrier = Guardrails(*conditions)
     barrier.flush()
+    scope = barrier.scope = anyio.CancelScope()
     context = ToolContext(deps=world, call=call, barrier=barrier)
     try:
         if tool.effect is Effect.UNSAFE:
             await barrier.wait()
-        deadline = anyio.current_time() + (tool.timeout or math.inf)
-        with anyio.CancelScope(deadline=deadline) as barrier.scope:
+        scope.deadline = anyio.current_time() + (tool.timeout or math.inf)
+        with scope:
             return ToolResult.from_value(await tool.invoke(context, arguments))
         raise TimeoutError(f"The tool {tool.name!r} took over {tool.timeout} s.")
     except WriteDenied as error:
@@ -42,8 +43,6 @@ async def run_call(program, conditions, world, call):
 
 class Guardrails(WriteBarrier):
     """Conditions alone. Time that they take is not the tool's own."""
-
-    scope = anyio.CancelScope()
 
     async def wait(self):
         began = anyio.current_time()

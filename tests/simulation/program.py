@@ -93,7 +93,7 @@ class Program:
             copies=effect is not Effect.READ and rng.random() < 0.3,
             approval=not well and rng.random() < 0.1,
             max_age=rng.choice((None, 30.0, 30.0, 1.0)),
-            timeout=rng.choice((None,) * 7 + (17 / 16,)),
+            timeout=rng.choice((None,) * 7 + (137 / 128,)),
             max_concurrency=rng.choice((None,) * 7 + (1,)),
             cost_usd=rng.choice((0.0,) * 7 + (0.25,)),
             egress=rng.random() < 0.05,

@@ -2,7 +2,7 @@
 
 Everything follows from the seed. Whatever a part decides, it decides by a hash of what
 it sees, never by counting how often it was asked: so a run with speculation, which asks
-more often, meets the same world. Times are multiples of 1/128 s, so they add up exactly.
+more often, meets the same world. Times are multiples of 1/1024 s, so they add up exactly.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class World:
             new = changed(seen, v)
             self._state_early(plan, context, f"{k}:={new}")
             await context.barrier.wait()
-            await anyio.sleep(plan.after + _tie_break(context))
+            await anyio.sleep(plan.after + _tie_break(context) / 4)
             self.state[k] = new
             self.effects.append((context.call.id, k, new))
             await anyio.sleep(plan.rest)
@@ -158,5 +158,5 @@ def turn_of(call_id: str) -> int:
 
 
 def _tie_break(context: ToolContext) -> float:
-    """Make no two real calls of a turn end at the same moment: their order is chance."""
+    """Keep real calls of a turn from reading or writing at one moment: a matter of chance."""
     return 0.0 if is_guess(context) else int(context.call.id.split(".")[2]) / 64

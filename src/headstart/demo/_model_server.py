@@ -188,7 +188,9 @@ def _without_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages without the identifiers that calls happen to have."""
     return [
         {
-            key: [{**call, "id": ""} for call in value] if key == "tool_calls" else value
+            key: [{**call, "id": ""} for call in value]
+            if key == "tool_calls"
+            else value
             for key, value in message.items()
             if key != "tool_call_id"
         }

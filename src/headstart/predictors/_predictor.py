@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .._errors import PredictorError
+from headstart._errors import PredictorError
 
 if TYPE_CHECKING:
-    from .._calls import ToolCall, ToolResult
-    from .._messages import Message, ModelResponse
-    from .._tools import Tool
+    from collections.abc import Iterable, Mapping
+
+    from headstart._calls import ToolCall, ToolResult
+    from headstart._messages import Message, ModelResponse
+    from headstart._tools import Tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,8 @@ class Prediction:
 
     Attributes:
         tool: The tool's name.
-        arguments: JSON text; a mapping is written as JSON.
+        arguments: JSON text, just as the model will write it; a mapping is written as
+            JSON, in the model's own style where that matters.
         probability: That the model will ask for exactly this call, from 0 to 1.
         origin: Which predictor, and which part of it, proposes it: for reports.
     """
@@ -56,9 +58,11 @@ class Prediction:
     arguments: str | Mapping[str, Any] = field(default="{}", repr=False)
     probability: float = 0.5
     origin: str = ""
+    styled: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.arguments, str):
+            object.__setattr__(self, "styled", True)
             try:
                 written = json.dumps(self.arguments)
             except (TypeError, ValueError, RecursionError) as error:

@@ -47,6 +47,8 @@ _UNLIMITED = LimitPolicy(
     min_probability=0.0,
     max_in_flight=1_000_000,
     max_in_flight_of_tool=1_000_000,
+    max_depth=1_000,
+    min_beside_probability=0.5,
     max_wasted_s=float("inf"),
 )
 

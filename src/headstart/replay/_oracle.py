@@ -12,6 +12,8 @@ from headstart._calls import ToolCall, ToolResult, decode_arguments
 from headstart._tools import Effect, Tool
 from headstart.predictors import Conversation, Prediction
 
+from ._recorded import same_but_for_ids
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _NOWHERE = "\0"
 
+LATER = 0.4
+"""The probability stated for calls after the next answer: none, that they are in it."""
 LOOKAHEAD = 32
 """So many calls are proposed at a time: a session keeps twice as many that have ended."""
 
@@ -34,7 +38,18 @@ class _Expected:
     answer: int
     is_read: bool
     beside_write: bool
+    among_many: bool
     sources: tuple[frozenset[int], ...]
+
+    def prediction(self, probability: float) -> Prediction:
+        """The call as a prediction."""
+        call = self.recorded.call
+        return Prediction(
+            tool=call.name,
+            arguments=call.arguments,
+            probability=probability,
+            origin="oracle",
+        )
 
     def is_known(self, messages: Iterable[int]) -> bool:
         """Whether every argument stands in one of these messages."""
@@ -46,7 +61,7 @@ class OraclePredictor:
 
     It proposes every read that comes before the next write, at the first moment at
     which each argument stands word for word in the conversation, and states the result
-    of every write that the model asks for. It never proposes what a write would make
+    of every write that the model asks for, or is about to ask for. It never proposes what a write would make
     stale: every write is taken to change everything, and to be concurrent with the
     other calls of its turn.
 
@@ -65,37 +80,61 @@ class OraclePredictor:
         known = self._place(conversation.messages)
         if known is None:
             return []
+        following = self._following(conversation.messages)
+        turn = self._run.turns.get(following)
+        if turn is None or turn.response.text:
+            following = -1  # the model will say something first
         predictions: list[Prediction] = []
         for item in self._expected:
             if item.position in known:
                 if not item.is_read and item.answer not in known:
                     return []  # a write that has not ended
                 continue
-            if item.beside_write or len(predictions) == LOOKAHEAD:
+            if len(predictions) == LOOKAHEAD:
+                break
+            if item.beside_write:
+                if item.position == following and not item.among_many:
+                    predictions.append(item.prediction(1.0))
                 break
             if item.is_known(known):
-                call = item.recorded.call
                 predictions.append(
-                    Prediction(
-                        tool=call.name,
-                        arguments=call.arguments,
-                        probability=1.0,
-                        origin="oracle",
-                    )
+                    item.prediction(1.0 if item.position == following else LATER)
                 )
         return predictions
+
+    @staticmethod
+    def _following(messages: Sequence[Message]) -> int:
+        """Where in the conversation the model's next answer stands."""
+        for position in range(len(messages) - 1, -1, -1):
+            if messages[position].role == "assistant":
+                calls = len(messages[position].tool_calls)
+                return max(len(messages), position + 1 + calls)
+            if messages[position].role != "tool":
+                break
+        return len(messages)
 
     def predict_result(
         self, call: ToolCall, conversation: Conversation, /
     ) -> ToolResult | None:
         """The recorded result of a write, if the model goes on after its turn."""
-        del conversation
-        item = self._by_id.get(call.id)
+        item = self._by_id.get(call.id) or self._find(call, conversation)
         if item is None or item.is_read:
             return None
         calls = len(self._run.turns[item.position].calls)
         followed = item.position + 1 + calls in self._run.turns
         return item.recorded.result if followed else None
+
+    def _find(self, call: ToolCall, conversation: Conversation) -> _Expected | None:
+        """The write of the next answer, where it has no identifier yet."""
+        following = self._following(conversation.messages)
+        for item in self._expected:
+            recorded = item.recorded.call
+            if item.position == following and (recorded.name, recorded.arguments) == (
+                call.name,
+                call.arguments,
+            ):
+                return item
+        return None
 
     def _place(self, messages: Sequence[Message]) -> set[int] | None:
         """Which messages of the recording are known; `None` outside the recording."""
@@ -103,7 +142,7 @@ class OraclePredictor:
         while count and messages[count - 1].role == "tool":
             count -= 1
         recorded = self._run.messages
-        if tuple(messages[:count]) != recorded[:count]:
+        if not same_but_for_ids(messages[:count], recorded):
             return None
         known = set(range(count))
         for offset, message in enumerate(messages[count:], count):
@@ -127,7 +166,13 @@ def _expect(run: RecordedRun, tools: Mapping[str, Tool]) -> Iterator[_Expected]:
                 leaves = _leaves(recorded.call.arguments)
                 sources = tuple(_sources(leaf, before) for leaf in leaves)
             yield _Expected(
-                recorded, turn.position, answer, is_read, beside_write, sources
+                recorded=recorded,
+                position=turn.position,
+                answer=answer,
+                is_read=is_read,
+                beside_write=beside_write,
+                among_many=len(turn.calls) > 1,
+                sources=sources,
             )
 
 
