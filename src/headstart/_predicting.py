@@ -280,7 +280,10 @@ class PredictorDesk:
 
     def _conversation(self, turn: Turn) -> Conversation:
         return Conversation(
-            messages=turn.conversation, tools=self._tools, deps=self._deps
+            messages=turn.conversation,
+            partial="" if turn.response is not None else turn.partial,
+            tools=self._tools,
+            deps=self._deps,
         )
 
     def _note_failure(self, predictor: object, error: BaseException) -> None:

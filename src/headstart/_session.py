@@ -92,6 +92,8 @@ class Session(Generic[Deps]):
             the call and `deps`. It is asked once a call, never for a guess.
         conditions: Barriers that must be open before any effect of this session: a
             guardrail that is still thinking, say.
+        ordered: Say so if the host runs the calls of a turn one after the other instead
+            of side by side.
         speculate: False runs everything as if there were no headstart, but for events.
         name: What it is called in events.
 
@@ -110,6 +112,7 @@ class Session(Generic[Deps]):
         sink: Sink | None = None,
         approve: Approve | None = None,
         conditions: Sequence[WriteBarrier] = (),
+        ordered: bool = False,
         speculate: bool = True,
         name: str | None = None,
     ) -> None:
@@ -129,6 +132,7 @@ class Session(Generic[Deps]):
         self._sink = sink
         self._approve = approve
         self._conditions = tuple(conditions)
+        self._ordered = ordered
         self._speculate = speculate
         self._task_group: TaskGroup | None = None
         self._closed = False
@@ -156,6 +160,7 @@ class Session(Generic[Deps]):
             recorder=self._recorder,
             clock=self._now,
             speculate=self._speculate,
+            ordered=self._ordered,
         )
         self._pool = self._turns.pool
         self._task_group = anyio.create_task_group()
@@ -295,6 +300,19 @@ class Session(Generic[Deps]):
         self._turns.predict(turn)
         self._turns.consider_run_ahead(turn)
 
+    def idle(self) -> None:
+        """Ask the predictors again now: the user thinks, and there is time.
+
+        They are asked by themselves when an answer is complete. This is for a host that
+        has learned something since, or whose user takes long. Never waits.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        self._open_group()
+        if self._turns.current is not None:
+            self._turns.predict(self._turns.current)
+
     # The tools' seam
 
     async def call(self, call: ToolCall) -> ToolResult:
@@ -320,12 +338,12 @@ class Session(Generic[Deps]):
         return result
 
     async def call_all(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """Run calls side by side; the results are in the order of the calls.
+        """Run calls side by side, or in order where the session is `ordered`.
 
-        What one raises cancels the others.
+        The results are in the order of the calls. What one raises cancels the others.
         """
-        if len(calls) == 1:
-            return [await self.call(calls[0])]
+        if len(calls) == 1 or self._ordered:
+            return [await self.call(call) for call in calls]
         results: dict[int, ToolResult] = {}
 
         async def run(index: int, call: ToolCall) -> None:
@@ -481,7 +499,9 @@ class Session(Generic[Deps]):
             ToolsEnded,
             turn=turn.id,
             calls=len(turn.slots),
-            serial_s=max(slot.duration + slot.approval_s for slot in turn.slots),
+            serial_s=(sum if self._ordered else max)(
+                slot.duration + slot.approval_s for slot in turn.slots
+            ),
             wait_s=last - first,
         )
 

@@ -139,6 +139,7 @@ class Turn:
         "forecast",
         "id",
         "parent",
+        "partial",
         "relay",
         "request",
         "response",
@@ -177,6 +178,7 @@ class Turn:
         self.results: tuple[ToolResult, ...] = ()
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
+        self.partial = ""  # what its model has said so far
         self.forecast: list[Forecast] = []  # the calls that it is expected to have
         self.assumed: list[Slot] = []  # those that its child is built on, unanswered
 
@@ -212,13 +214,19 @@ class Turn:
             for slot in (self.slots or self.assumed)
         )
 
-    def conflicts(self, slot: Slot) -> bool:
+    def conflicts(self, slot: Slot, *, ordered: bool = False) -> bool:
         """Whether `slot` and another call of this turn touch what one of them changes.
 
         The calls of a turn run at once, so which of the two sees the other's work is a
         matter of timing: only two fresh starts have the timing of the run without
-        speculation.
+        speculation. Where the host runs them in order, only what stands before
+        `slot` counts.
         """
+        if ordered:
+            return any(
+                other.index < slot.index and overlaps(other.writes, slot.touches)
+                for other in self.slots
+            )
         return any(
             other is not slot
             and (

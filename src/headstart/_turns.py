@@ -49,6 +49,8 @@ logger = logging.getLogger("headstart")
 
 PROBABLE = 0.5
 """A turn's response is expected to have the calls that are at least so probable."""
+_ENDS = ".:;!?\n"
+"""Predictors are asked again when the model has ended a sentence, or a part of one."""
 MAX_ATTEMPTS = 3
 """How often the turn after one is run ahead of it, as early results change."""
 
@@ -65,6 +67,7 @@ class TurnTree:
         recorder: Who is told.
         clock: The event loop's.
         speculate: Whether anything is started early at all.
+        ordered: Whether the host runs the calls of a turn one after the other.
 
     Attributes:
         current: The last turn that the host asked for.
@@ -85,12 +88,14 @@ class TurnTree:
         recorder: Recorder,
         clock: Callable[[], float],
         speculate: bool,
+        ordered: bool,
     ) -> None:
         self._tools = tools
         self._policy = policy
         self._recorder = recorder
         self._now = clock
         self.speculate = speculate
+        self._ordered = ordered
         self._root = WriteBarrier(name=recorder.session)
         self._root.flush()
         self._numbers = itertools.count(1)
@@ -155,13 +160,21 @@ class TurnTree:
         def receive(delta: ModelDelta) -> None:
             turn.relay.put(delta)
             if self.speculate and turn.response is None:
-                if isinstance(delta, TextDelta) and turn.child and delta.text:
-                    self.discard_ahead(turn, "the answer is another")
+                if isinstance(delta, TextDelta):
+                    self._hear(turn, delta.text)
                 sealed = assembler.put(delta)
                 if sealed is not None:
                     self._start_sealed(turn, *sealed)
 
         return receive
+
+    def _hear(self, turn: Turn, text: str) -> None:
+        """The model says something: that is another answer than calls alone, and news."""
+        if turn.child is not None and text:
+            self.discard_ahead(turn, "the answer is another")
+        turn.partial += text
+        if turn is self.current and any(mark in text for mark in _ENDS):
+            self.predict(turn)
 
     def complete(self, turn: Turn, response: ModelResponse) -> None:
         """Take a turn's whole response: its calls claim what was launched for them."""
@@ -183,7 +196,11 @@ class TurnTree:
             self._claim(turn, slot)
         self.discard_unasked(turn)
         for slot in turn.slots:
-            if not turn.confirmed and slot.launch is None and not turn.conflicts(slot):
+            if (
+                not turn.confirmed
+                and slot.launch is None
+                and not turn.conflicts(slot, ordered=self._ordered)
+            ):
                 self._start_slot(turn, slot)
             self._predict_result(turn, slot)
 
@@ -192,7 +209,7 @@ class TurnTree:
             slot.launch = self.pool.claim(turn, slot)
         if slot.launch is None:
             return
-        if turn.conflicts(slot):
+        if turn.conflicts(slot, ordered=self._ordered):
             self.pool.discard(slot.launch, "its turn writes what it touches")
         else:
             slot.early = slot.launch.speculator.early_result
@@ -265,7 +282,9 @@ class TurnTree:
         child = turn.child
         while child is not None:
             for slot in child.slots:
-                if slot.known is None and not child.conflicts(slot):
+                if slot.known is None and not child.conflicts(
+                    slot, ordered=self._ordered
+                ):
                     if slot.launch is None:
                         slot.launch = self.pool.claim(child, slot)
                     if slot.launch is None:

@@ -25,11 +25,13 @@ class Conversation:
 
     Attributes:
         messages: The conversation so far.
+        partial: The text of the answer that the model is writing, so far.
         tools: The agent's tools by name.
         deps: The caller's own, as tools receive it.
     """
 
     messages: tuple[Message, ...] = field(repr=False)
+    partial: str = field(default="", repr=False)
     tools: Mapping[str, Tool] = field(default_factory=dict[str, "Tool"], repr=False)
     deps: Any = field(default=None, repr=False)
 
