@@ -62,7 +62,13 @@ def test_timers_far_from_zero_still_fire_one_by_one(far):
     assert run_virtual(sleep_far) == far + 0.25
 
 
-def test_nothing_to_wait_for_is_an_error_that_names_the_waiting_task():
+@pytest.fixture
+def impatient(monkeypatch):
+    """Threads that earlier tests left idle are not waited for."""
+    monkeypatch.setattr(_clock, "PATIENCE", 0.01)
+
+
+def test_nothing_to_wait_for_is_an_error_that_names_the_waiting_task(impatient):
     async def wait_for_nobody():
         await anyio.Event().wait()
 
@@ -70,12 +76,12 @@ def test_nothing_to_wait_for_is_an_error_that_names_the_waiting_task():
         run_virtual(wait_for_nobody)
 
 
-def test_sleeping_forever_alone_is_a_deadlock_too():
+def test_sleeping_forever_alone_is_a_deadlock_too(impatient):
     with pytest.raises(UsageError, match="no timer"):
         run_virtual(anyio.sleep_forever)
 
 
-def test_a_deadlock_still_runs_the_cleanup_of_those_who_wait():
+def test_a_deadlock_still_runs_the_cleanup_of_those_who_wait(impatient):
     cleaned = []
 
     async def wait_for_nobody():
@@ -182,8 +188,7 @@ def test_a_foreign_thread_may_wake_a_loop_that_has_no_timer():
     assert run_virtual(wait_for_a_thread) == 0.0
 
 
-def test_patience_with_a_foreign_thread_ends(monkeypatch):
-    monkeypatch.setattr(_clock, "PATIENCE", 0.01)
+def test_patience_with_a_foreign_thread_ends(impatient):
     stop = threading.Event()
     idle = threading.Thread(target=stop.wait)
     idle.start()

@@ -1,6 +1,7 @@
 """Every promise has a test, and every mark names a promise."""
 
 import ast
+import functools
 import runpy
 from pathlib import Path
 
@@ -10,8 +11,10 @@ REQUIREMENTS: dict[str, str] = MANIFEST["REQUIREMENTS"]
 DEFERRED: dict[str, str] = MANIFEST["DEFERRED"]
 
 
+@functools.cache
 def marks():
     """Each requirement mark in the tests: its ID with the place where it stands."""
+    found = []
     for path in sorted(TESTS.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -21,7 +24,8 @@ def marks():
             ):
                 (argument,) = node.args
                 assert isinstance(argument, ast.Constant), f"{path.name}:{node.lineno}"
-                yield argument.value, f"{path.name}:{node.lineno}"
+                found.append((argument.value, f"{path.name}:{node.lineno}"))
+    return found
 
 
 def test_every_promise_has_a_test_or_a_reason_for_having_none():

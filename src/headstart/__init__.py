@@ -55,8 +55,11 @@ from ._messages import (
 )
 from ._policy import (
     Candidate as Candidate,
+    Experience as Experience,
     LimitPolicy as LimitPolicy,
     Policy as Policy,
+    Record as Record,
+    ValuePolicy as ValuePolicy,
 )
 from ._result_speculation import ResultSpeculator as ResultSpeculator
 from ._session import Session as Session
@@ -79,6 +82,7 @@ __all__ = (
     "Effect",
     "Event",
     "EventLog",
+    "Experience",
     "HeadstartDeprecationWarning",
     "HeadstartError",
     "InternalError",
@@ -92,6 +96,7 @@ __all__ = (
     "ModelResponse",
     "Policy",
     "PredictorError",
+    "Record",
     "ReplayError",
     "ResultSpeculator",
     "RunResult",
@@ -110,6 +115,7 @@ __all__ = (
     "TraceFormatError",
     "Usage",
     "UsageError",
+    "ValuePolicy",
     "WriteBarrier",
     "WriteDenied",
     "current_barrier",

@@ -20,6 +20,7 @@ from ._messages import (
     TextDelta,
     Usage,
 )
+from ._policy import Experience
 from ._session import Approve, Session
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Agent(Generic[Deps]):
         model: Who is asked.
         tools: What it may call.
         predictors: Who guesses its calls.
-        policy: Which guesses are launched.
+        policy: Which guesses are launched. What it goes by, hit rates and latencies, is
+            learned across all sessions of the agent.
         instructions: A system message before every conversation that has none.
         settings: Sent with every request: temperature and so on.
         max_turns: Model requests that one run may take.
@@ -101,6 +103,7 @@ class Agent(Generic[Deps]):
         self.settings = dict(settings or {})
         self.max_turns = max_turns
         self.approve = approve
+        self._experience = Experience()
         Session(self.tools, approve=approve)  # what can never work is said now
 
     def open_session(
@@ -122,6 +125,7 @@ class Agent(Generic[Deps]):
             deps=deps,
             predictors=self.predictors,
             policy=self.policy,
+            experience=self._experience,
             sink=sink,
             approve=self.approve,
             conditions=conditions,

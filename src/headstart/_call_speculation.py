@@ -339,6 +339,11 @@ class ToolCallSpeculator:
             raise self._error
         return self._value
 
+    async def wait_until_ended(self) -> None:
+        """Wait until the tool has returned, raised or unwound, whatever came of it."""
+        self._require_launched()
+        await self._done.wait()
+
     def cancel(self, reason: str = "it was cancelled") -> bool:
         """Discard the call: deny its barrier and cancel its task. Never waits.
 

@@ -28,7 +28,7 @@ from ._events import (
     SpeculationDiscarded,
 )
 from ._lifecycle import SpeculationState
-from ._policy import Candidate, Cause, Policy
+from ._policy import REST_S, Candidate, Cause, Experience, Policy, is_overload
 from ._tools import Effect, InvalidArgumentsError, Tool, ToolContext, overlaps
 from ._turn import Launch, Slot, Turn, touched
 
@@ -69,6 +69,7 @@ class LaunchPool:
         deps: What tools receive.
         conditions: What effects wait for, besides their own call.
         policy: Who admits.
+        experience: What the policy goes by.
         recorder: Who is told.
         clock: The event loop's.
         on_early_result: Called with a launch that stated its result early.
@@ -81,6 +82,7 @@ class LaunchPool:
         deps: Any,
         conditions: Sequence[WriteBarrier],
         policy: Policy,
+        experience: Experience,
         recorder: Recorder,
         clock: Callable[[], float],
         on_early_result: Callable[[Launch, ToolResult], None],
@@ -89,6 +91,8 @@ class LaunchPool:
         self._deps = deps
         self._conditions = conditions
         self._policy = policy
+        self._experience = experience
+        self._resting: dict[str, float] = {}
         self._recorder = recorder
         self._now = clock
         self._on_early_result = on_early_result
@@ -125,6 +129,8 @@ class LaunchPool:
             return self.refuse(proposal, "approval")
         if proposal.cause == "sealed" and tool.name in self._unreliable:
             return self.refuse(proposal, "its stream changed a sealed call before")
+        if self._now() < self._resting.get(tool.name, 0.0):
+            return self.refuse(proposal, "its provider has too much to do")
         try:
             touches = touched(tool, tool.validate(proposal.arguments))
         except InvalidArgumentsError:
@@ -134,6 +140,7 @@ class LaunchPool:
             return None
         reason = self._policy.refuse_launch(self._candidate(proposal))
         if reason is not None:
+            self._experience.note_refusal(tool.name, proposal.origin)
             return self.refuse(proposal, reason)
         return self._launch(proposal, touches)
 
@@ -148,6 +155,9 @@ class LaunchPool:
             in_flight_of_tool=self._running.get(proposal.tool.name, 0),
             wasted_s=self.wasted_s,
             spent_usd=self.spent_usd,
+            record=self._experience.record(proposal.tool.name, proposal.origin),
+            tool_s=self._experience.seconds(proposal.tool.name),
+            model_s=self._experience.seconds(""),
         )
 
     def _launch(self, proposal: Proposal, touches: ResourceKeys) -> Launch | None:
@@ -232,6 +242,8 @@ class LaunchPool:
         self._running[launch.tool.name] -= 1
         if launch not in self._live:
             return
+        if is_overload(launch.speculator.error):
+            self._resting[launch.tool.name] = self._now() + REST_S
         if launch.speculator.state is SpeculationState.FAILED:
             self.discard(launch, "it failed before it was confirmed")
         elif launch.speculator.state is SpeculationState.DISCARDED:
@@ -341,6 +353,8 @@ class LaunchPool:
         launch.speculator.confirm(slot.call)
         self._live.remove(launch)
         self.spent_usd -= launch.tool.cost_usd
+        if launch.cause == "predicted":
+            self._experience.note_outcome(launch.tool.name, launch.origin, hit=True)
         self._recorder.emit(
             SpeculationAdopted,
             turn=slot.turn.id,
@@ -359,6 +373,8 @@ class LaunchPool:
         self._live.remove(launch)
         wasted_s = launch.speculator.running_seconds(self._now())
         self.wasted_s += wasted_s
+        if launch.cause == "predicted" and launch.home.confirmed:
+            self._experience.note_outcome(launch.tool.name, launch.origin, hit=False)
         launch.speculator.cancel(reason)
         if launch.slot is not None:
             launch.slot.launch = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ._errors import UsageError
@@ -12,6 +12,69 @@ if TYPE_CHECKING:
 
 Cause: TypeAlias = Literal["predicted", "sealed"]
 """Why a call is launched early: a predictor expects it, or the model has written it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How the predictions of one origin for one tool did, the recent ones counting most.
+
+    Attributes:
+        hits: Launches that were adopted.
+        misses: Launches that were discarded.
+        refused: Predictions in a row that were not launched.
+    """
+
+    hits: float = 0.0
+    misses: float = 0.0
+    refused: int = 0
+
+    def calibrated(self, stated: float, *, weight: float) -> float:
+        """The probability to go by: the stated one, which counts as `weight` trials."""
+        return (weight * stated + self.hits) / (weight + self.hits + self.misses)
+
+
+_UNTRIED = Record()
+_TOO_MANY, _SERVER = 429, 500
+REST_S = 30.0
+"""Seconds that nothing is started early for a provider that had too much to do."""
+
+
+class Experience:
+    """What a policy may go by: hit rates and latencies, learned as an agent runs.
+
+    Counts and seconds only, no contents: it may be shared by all sessions of an agent,
+    and is by `Agent`. What it learned fades with `half_life` further trials.
+    """
+
+    def __init__(self, *, half_life: float = 50.0) -> None:
+        self._kept = 0.5 ** (1 / half_life)
+        self._records: dict[tuple[str, str], Record] = {}
+        self._seconds: dict[str, float] = {}
+
+    def record(self, tool: str, origin: str) -> Record:
+        """How the predictions of `origin` for `tool` did."""
+        return self._records.get((tool, origin), _UNTRIED)
+
+    def note_outcome(self, tool: str, origin: str, *, hit: bool) -> None:
+        """A launch was adopted, or discarded."""
+        old = self.record(tool, origin)
+        self._records[tool, origin] = Record(
+            hits=old.hits * self._kept + hit, misses=old.misses * self._kept + (not hit)
+        )
+
+    def note_refusal(self, tool: str, origin: str) -> None:
+        """A prediction was not launched."""
+        old = self.record(tool, origin)
+        self._records[tool, origin] = replace(old, refused=old.refused + 1)
+
+    def seconds(self, what: str) -> float | None:
+        """Mean seconds of a tool by name, or of the model as `""`; `None` if unknown."""
+        return self._seconds.get(what)
+
+    def note_seconds(self, what: str, seconds: float) -> None:
+        """A tool, or the model as `""`, has taken so long."""
+        old = self._seconds.get(what, seconds)
+        self._seconds[what] = old + (seconds - old) / 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +91,9 @@ class Candidate:
         in_flight_of_tool: Calls of this tool that run, adopted or not.
         wasted_s: Seconds of discarded launches so far.
         spent_usd: Stated cost of all launches that were not adopted.
+        record: How such predictions did so far.
+        tool_s: Mean seconds that the tool took so far; `None` while it is not known.
+        model_s: Mean seconds that the model took so far; `None` while it is not known.
     """
 
     tool: Tool
@@ -38,6 +104,9 @@ class Candidate:
     in_flight_of_tool: int
     wasted_s: float
     spent_usd: float
+    record: Record = Record()
+    tool_s: float | None = None
+    model_s: float | None = None
 
 
 class Policy(Protocol):
@@ -67,7 +136,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitPolicy:
-    """Admits what is probable enough, within fixed limits. The default.
+    """Admits what is probable enough, within fixed limits.
 
     Attributes:
         min_probability: Predictions below it are not launched.
@@ -138,3 +207,69 @@ class LimitPolicy:
         if not probability >= self.min_beside_probability:  # or NaN
             return "improbable"
         return self.refuse_run_ahead(depth=depth, wasted_tokens=wasted_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuePolicy(LimitPolicy):
+    """Admits what is worth it, within the limits of `LimitPolicy`. The default.
+
+    A prediction is launched when `p * hidden > (1 - p) * cost`: `p` is its calibrated
+    probability; `hidden` what a hit saves, the shorter of the tool's and the model's
+    mean time; `cost` what a miss costs, in seconds that the user would wait for it. What
+    is sealed in the model's stream is as good as certain and only meets the limits.
+
+    (The rule of a launch's expected value, as in PASTE, arXiv 2603.18897.)
+
+    Attributes:
+        wasted_second_cost: What a wasted second of a tool is worth, in hidden seconds.
+        usd_cost: What a wasted US dollar is worth, in hidden seconds.
+        prior_weight: How many trials the stated probability counts as.
+        min_hit_rate: Below this calibrated probability predictions are shut off ...
+        min_trials: ... once there were so many ...
+        probe_every: ... but for one in so many, so that it is noticed when they are
+            right again.
+        unknown_s: What a tool or model is taken to need before it was seen.
+    """
+
+    wasted_second_cost: float = 0.25
+    usd_cost: float = 600.0
+    prior_weight: float = 4.0
+    min_hit_rate: float = 0.1
+    min_trials: float = 8.0
+    probe_every: int = 20
+    unknown_s: float = 1.0
+
+    def refuse_launch(self, candidate: Candidate, /) -> str | None:
+        """Why the call is not launched, in a few words; `None` admits it."""
+        if candidate.cause == "sealed":
+            return LimitPolicy.refuse_launch(self, candidate)
+        record = candidate.record
+        p = record.calibrated(candidate.probability, weight=self.prior_weight)
+        refusal = LimitPolicy.refuse_launch(self, replace(candidate, probability=p))
+        if refusal is not None and refusal != "improbable":
+            return refusal
+        if (record.refused + 1) % self.probe_every == 0:
+            return None
+        shut_off = p < self.min_hit_rate and (
+            record.hits + record.misses >= self.min_trials
+        )
+        if shut_off or refusal is not None:
+            return refusal or "seldom right"
+        tool_s = self.unknown_s if candidate.tool_s is None else candidate.tool_s
+        model_s = self.unknown_s if candidate.model_s is None else candidate.model_s
+        usd = candidate.tool.cost_usd
+        cost = self.wasted_second_cost * tool_s + self.usd_cost * usd
+        if p * min(tool_s, model_s) < (1 - p) * cost:
+            return "not worth it"
+        return None
+
+
+def is_overload(error: BaseException | None) -> bool:
+    """Whether a failure says that somebody has too much to do: HTTP 429 or 5xx."""
+    response = getattr(error, "response", None)
+    for holder in (error, response):
+        for name in ("status", "status_code"):
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and (status == _TOO_MANY or status >= _SERVER):
+                return True
+    return False

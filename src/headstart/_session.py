@@ -39,7 +39,7 @@ from ._events import (
     ToolsEnded,
     TurnConfirmed,
 )
-from ._policy import LimitPolicy, Policy
+from ._policy import Experience, Policy, ValuePolicy
 from ._tools import Effect, Tool, ToolContext
 from ._turns import TurnTree, render, renumber
 
@@ -86,7 +86,8 @@ class Session(Generic[Deps]):
         deps: What tools and predictors receive: identity, database, clients. Nothing
             is ever shared between sessions.
         predictors: Who guesses calls.
-        policy: Which guesses are launched; `LimitPolicy()` if not given.
+        policy: Which guesses are launched; `ValuePolicy()` if not given.
+        experience: What the policy goes by; what this session learns, if not given.
         sink: Who is told what happened.
         approve: Decides each real call of a tool with `approval`: an async function of
             the call and `deps`. It is asked once a call, never for a guess.
@@ -109,6 +110,7 @@ class Session(Generic[Deps]):
         deps: Deps = None,
         predictors: Sequence[Predictor] = (),
         policy: Policy | None = None,
+        experience: Experience | None = None,
         sink: Sink | None = None,
         approve: Approve | None = None,
         conditions: Sequence[WriteBarrier] = (),
@@ -128,7 +130,8 @@ class Session(Generic[Deps]):
                     )
                     raise UsageError(msg)
         self._predictors = tuple(predictors)
-        self._policy = policy if policy is not None else LimitPolicy()
+        self._policy = policy if policy is not None else ValuePolicy()
+        self._experience = experience if experience is not None else Experience()
         self._sink = sink
         self._approve = approve
         self._conditions = tuple(conditions)
@@ -157,6 +160,7 @@ class Session(Generic[Deps]):
             conditions=self._conditions,
             predictors=self._predictors,
             policy=self._policy,
+            experience=self._experience,
             recorder=self._recorder,
             clock=self._now,
             speculate=self._speculate,
@@ -238,7 +242,8 @@ class Session(Generic[Deps]):
         turn.relay.open(on_delta)
         try:
             response = await ask_model(request, self._turns.receiver(turn))
-        except BaseException:
+        except BaseException as error:
+            self._turns.note_model_failure(error)
             self._turns.drop_sealed(turn, "the response broke off")
             raise
         turn.ended_at = self._now()
@@ -284,6 +289,7 @@ class Session(Generic[Deps]):
 
     def _answered(self, turn: Turn, response: ModelResponse) -> None:
         """A confirmed turn's response is at the host."""
+        self._experience.note_seconds("", turn.ended_at - turn.started_at)
         self._recorder.emit(
             ModelAnswered,
             turn=turn.id,
@@ -425,7 +431,10 @@ class Session(Generic[Deps]):
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
             result = ToolResult.from_error(error)
         except anyio.get_cancelled_exc_class():
+            # As a call in this task would, it has unwound before the host goes on.
             speculator.abort()
+            with anyio.CancelScope(shield=True):
+                await speculator.wait_until_ended()
             raise
         else:
             result = render(value)
@@ -468,6 +477,8 @@ class Session(Generic[Deps]):
     def _finish(self, slot: Slot, result: ToolResult) -> None:
         turn = slot.turn
         slot.result = result
+        if slot.duration:
+            self._experience.note_seconds(slot.call.name, slot.duration)
         slot.ended_at = now = self._now()
         wait_s = now - slot.demanded_at
         self._recorder.emit(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ._events import EarlyResultGiven, Recorder, TurnDiscarded, TurnStarted
 from ._launches import LaunchPool, Proposal
 from ._lifecycle import SpeculationState
 from ._messages import Message, TextDelta
+from ._policy import REST_S, is_overload
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._tools import Effect, InvalidArgumentsError, Tool
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         ModelRequest,
         ModelResponse,
     )
-    from ._policy import Policy
+    from ._policy import Experience, Policy
     from .predictors import Predictor
 
 logger = logging.getLogger("headstart")
@@ -64,6 +66,7 @@ class TurnTree:
         conditions: What effects wait for, besides their own call.
         predictors: Who is asked.
         policy: Who admits.
+        experience: What the policy goes by.
         recorder: Who is told.
         clock: The event loop's.
         speculate: Whether anything is started early at all.
@@ -85,6 +88,7 @@ class TurnTree:
         conditions: Sequence[WriteBarrier],
         predictors: Sequence[Predictor],
         policy: Policy,
+        experience: Experience,
         recorder: Recorder,
         clock: Callable[[], float],
         speculate: bool,
@@ -100,10 +104,12 @@ class TurnTree:
         self._root.flush()
         self._numbers = itertools.count(1)
         self._wasted_tokens = 0
+        self._rests_until = -math.inf
         self.pool = LaunchPool(
             deps=deps,
             conditions=conditions,
             policy=policy,
+            experience=experience,
             recorder=recorder,
             clock=clock,
             on_early_result=self._launch_knows,
@@ -390,7 +396,7 @@ class TurnTree:
         if turn.confirmed and turn is not self.current:
             return
         known = self._forecast_results(turn)
-        if known is None or _speaks_while_calling(turn.request):
+        if known is None or turn.partial or _speaks_while_calling(turn.request):
             return
         calls = tuple(call for call, _ in known)
         if turn.child is not None or turn.attempts >= MAX_ATTEMPTS:
@@ -454,6 +460,8 @@ class TurnTree:
             descendant = descendant.child
 
     def _refuses_run_beside(self, turn: Turn) -> bool:
+        if self._now() < self._rests_until:
+            return True
         try:
             refusal = self._policy.refuse_run_beside(
                 depth=turn.depth + 1,
@@ -469,7 +477,14 @@ class TurnTree:
             return True
         return refusal is not None
 
+    def note_model_failure(self, error: BaseException) -> None:
+        """Send no requests early for a while, if the model's provider has too much."""
+        if is_overload(error):
+            self._rests_until = self._now() + REST_S
+
     def _refuses_run_ahead(self, turn: Turn) -> bool:
+        if self._now() < self._rests_until:
+            return True
         try:
             refusal = self._policy.refuse_run_ahead(
                 depth=turn.depth + 1, wasted_tokens=self._wasted_tokens
@@ -501,7 +516,11 @@ class TurnTree:
         if self.ask_model is None:
             msg = "There is no model to run ahead."
             raise SpeculationError(msg)
-        response = await self.ask_model(request, self.receiver(child))
+        try:
+            response = await self.ask_model(request, self.receiver(child))
+        except Exception as error:
+            self.note_model_failure(error)
+            raise
         child.ended_at = self._now()
         self.complete(child, response)
         if not child.confirmed:

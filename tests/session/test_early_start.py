@@ -142,8 +142,8 @@ async def test_a_gated_call_is_prepared_in_the_stream_and_its_effect_waits_for_t
 @pytest.mark.requirement("engine:invisible")
 async def test_a_gated_call_that_the_model_withdraws_has_no_effect():
     model = Stream(
-        (0.5, named(name="change")),
-        (1.0, piece(LOOK_7)),
+        (0.5, named(index=1, name="change")),
+        (1.0, piece(LOOK_7, index=1)),
         calls=(ToolCall("call_0", "look", '{"row": 8}'),),
         lasts=4.0,
     )

@@ -203,6 +203,7 @@ def check_budget(program: Program, outcome: Outcome) -> None:
         if isinstance(event, TurnStarted):
             depth = depths[event.parent or 0] + 1 if event.speculative else 0
             depths[event.turn] = depth
+            if depth > program.policy.max_depth: print("FAIL", number, event, depths, confirmed, outcome.asked, outcome.ended)
             assert depth <= program.policy.max_depth, "too deep"
 
 
