@@ -245,6 +245,7 @@ class Session(Generic[Deps]):
         except BaseException as error:
             self._turns.note_model_failure(error)
             self._turns.drop_sealed(turn, "the response broke off")
+            self._turns.discard_ahead(turn, "the response broke off")
             raise
         turn.ended_at = self._now()
         self._turns.complete(turn, response)
@@ -386,6 +387,7 @@ class Session(Generic[Deps]):
         if slot.problem is not None or tool is None or arguments is None:
             return slot.problem or ToolResult("The call cannot run.", is_error=True)
         if tool.approval:
+            self._turns.prepare(slot)
             approved = await self._is_approved(slot)
             slot.approval_s = self._now() - slot.demanded_at
             if not approved:
@@ -454,6 +456,7 @@ class Session(Generic[Deps]):
             barrier=barrier,
             on_early_result=partial(self._turns.knows_early, slot, source="tool"),
         )
+        slot.started = True
         began_at = self._now()
         self._pool.note_real_call(tool, 1)
         try:

@@ -87,6 +87,7 @@ class Slot:
     ended_at: float = -1.0
     duration: float = 0.0
     approval_s: float = 0.0
+    started: bool = False  # for real, and not as a launch
     _fingerprint: ArgumentsFingerprint | None = None
     _touches: ResourceKeys | None = None
 
@@ -112,7 +113,7 @@ class Slot:
         """Whether it is still a call of its turn that could be launched early."""
         turn = self.turn
         current = self in turn.slots or turn.sealed.get(self.index) is self
-        return current and self.launch is None and self.demanded_at < 0
+        return current and self.launch is None and not self.started
 
     @property
     def known(self) -> ToolResult | None:

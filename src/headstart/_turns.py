@@ -275,6 +275,17 @@ class TurnTree:
             )
         )
 
+    def prepare(self, slot: Slot) -> None:
+        """Let a gated call go up to its barrier while somebody decides about it."""
+        if (
+            self.speculate
+            and slot.launch is None
+            and slot.tool is not None
+            and slot.tool.effect is Effect.GATED
+            and not slot.turn.conflicts(slot, ordered=self._ordered)
+        ):
+            self._start_slot(slot.turn, slot)
+
     def drop_sealed(self, turn: Turn, reason: str) -> None:
         """Discard calls that were started from a stream and are no calls after all."""
         dropped, turn.sealed = turn.sealed, {}

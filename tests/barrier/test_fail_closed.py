@@ -85,6 +85,9 @@ async def test_a_barrier_that_is_lost_in_a_cycle_denies_its_children():
     assert child.effective_state is DENIED
 
 
+KEPT = WriteBarrier()
+
+
 def give_up_waiting(barrier):
     with pytest.raises(TimeoutError):
         barrier.wait_blocking(0)
@@ -96,10 +99,10 @@ def give_up_waiting(barrier):
     [
         WriteBarrier.flush,
         lambda barrier: barrier.deny("no"),
-        WriteBarrier.child,
+        lambda barrier: barrier.require(KEPT),
         give_up_waiting,
     ],
-    ids=["flush", "deny", "child", "wait"],
+    ids=["flush", "deny", "require", "wait"],
 )
 def test_a_barrier_that_is_dropped_while_the_lock_is_held_is_denied_after_it(operation):
     parent, other = WriteBarrier(), WriteBarrier()

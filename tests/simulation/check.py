@@ -196,14 +196,15 @@ def check_budget(program: Program, outcome: Outcome) -> None:
         return
     depths = {0: 0}
     confirmed = _confirmed_when_asked(outcome)
-    for number, event in enumerate(outcome.log.events):
+    # Whether the last turn was one that was run ahead is only known at its end.
+    last = None if outcome.ended else max(outcome.asked, default=0)
+    for number, event in enumerate(outcome.log.events[:last]):
         if turn := confirmed.get(number):
             gone = depths[turn]
             depths = {turn: depth - gone for turn, depth in depths.items()}
         if isinstance(event, TurnStarted):
             depth = depths[event.parent or 0] + 1 if event.speculative else 0
             depths[event.turn] = depth
-            if depth > program.policy.max_depth: print("FAIL", number, event, depths, confirmed, outcome.asked, outcome.ended)
             assert depth <= program.policy.max_depth, "too deep"
 
 
@@ -220,7 +221,7 @@ def check_ages(program: Program, outcome: Outcome) -> None:
     began = {context.call.id: at for context, at in outcome.world.runs}
     for event in outcome.log.events:
         if isinstance(event, SpeculationAdopted):
-            limit = program.plans[event.tool].declared.max_age
+            limit = program.plans[event.tool].options["max_age"]
             if limit is not None and event.call_id in began:
                 age = outcome.began + event.at_s - began[event.call_id]
                 assert age <= limit, "an adopted call is older than max_age"

@@ -44,7 +44,7 @@ class Guesser:
             case _:
                 pass
         if kind in ("wrong", "many"):
-            count = 40 if kind == "many" else 2
+            count = 12 if kind == "many" else 2
             calls = [program.draw_call(rng, "x") for _ in range(count)]
         elif conversation.messages[-1].role == "assistant":
             return []
@@ -99,10 +99,10 @@ class Stater:
                 return None
 
     def _expected(self, call: ToolCall, state: dict[int, str]) -> ToolResult | None:
-        declared = self.program.plans[call.name].declared
+        plan = self.program.plans[call.name]
         arguments = json.loads(call.arguments)
         k = arguments["k"]
-        seen = state.get(arguments.get("r", 0) if declared.copies else k, "-")
-        if declared.effect.value == "read":
+        seen = state.get(arguments.get("r", 0) if plan.copies else k, "-")
+        if plan.effect.value == "read":
             return ToolResult(f"{k} is {seen}")
         return ToolResult(f"{k}:={changed(seen, arguments.get('v', 0))}")

@@ -24,7 +24,7 @@ from headstart import (
 )
 
 from .guessing import Guesser, Stater
-from .world import Declared, ToolPlan, World, eighths, pick, turn_of
+from .world import ToolPlan, World, eighths, pick, turn_of
 
 WHIMS = ("interrupt", "forget", "settings")
 
@@ -39,10 +39,10 @@ class Program:
         self.goes_well = rng.random() < 0.5
         self.key_count = rng.randint(3, 6) if self.goes_well else rng.randint(1, 3)
         plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
-        self.plans = {plan.declared.name: plan for plan in plans}
-        self.tools = [plan.tool for plan in plans]
-        self.turns = rng.randint(3, 5) if self.goes_well else rng.randint(1, 4)
-        self.user_messages = rng.choice((1, 1, 2, 3))
+        self.plans = {plan.name: plan for plan in plans}
+        self.tools = [plan.make_tool() for plan in plans]
+        self.turns = rng.randint(2, 4) if self.goes_well else rng.randint(1, 3)
+        self.user_messages = rng.choice((1, 1, 1, 2))
         self.streams = rng.random() < 0.7
         self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
         self.revises = rng.choice((0.0,) * 5 + (0.3,))
@@ -86,20 +86,20 @@ class Program:
             effect = Effect.GATED
         slow = 0.25 if well else 1.0
         fails = (1, 0, 0, 0, 0) if well else (12, 1, 1, 1, 1)
-        declared = Declared(
+        options = {
+            "approval": not well and rng.random() < 0.1,
+            "max_age": rng.choice((None, 30.0, 30.0, 1.0)),
+            "timeout": rng.choice((None,) * 7 + (137 / 128,)),
+            "max_concurrency": rng.choice((None,) * 7 + (1,)),
+            "cost_usd": rng.choice((0.0,) * 7 + (0.25,)),
+            "egress": rng.random() < 0.05,
+        }
+        return ToolPlan(
             name=f"t{number}",
             effect=effect,
             keys="exact" if well else rng.choice(("exact", "exact", "wide", "none")),
             copies=effect is not Effect.READ and rng.random() < 0.3,
-            approval=not well and rng.random() < 0.1,
-            max_age=rng.choice((None, 30.0, 30.0, 1.0)),
-            timeout=rng.choice((None,) * 7 + (137 / 128,)),
-            max_concurrency=rng.choice((None,) * 7 + (1,)),
-            cost_usd=rng.choice((0.0,) * 7 + (0.25,)),
-            egress=rng.random() < 0.05,
-        )
-        return ToolPlan(
-            declared=declared,
+            options=options,
             before=eighths(rng, slow),
             between=eighths(rng, slow),
             after=eighths(rng, slow / 2 if effect is Effect.READ else 8 * slow),
@@ -173,7 +173,7 @@ class Program:
             broken = rng.choice(("{", "[]", '{"k": "x"}', "{}", '{"k": NaN}'))
             return ToolCall(call_id, rng.choice((name, "no_such_tool")), broken)
         arguments = {"k": rng.randrange(self.key_count), "v": rng.randrange(2)}
-        if self.plans[name].declared.copies:
+        if self.plans[name].copies:
             arguments["r"] = rng.randrange(self.key_count)
         elif rng.random() < 0.2:
             del arguments["v"]
@@ -236,7 +236,7 @@ class Program:
         if rng.random() >= self.cuts:
             return math.inf
         plan = self.plans.get(call.name)
-        is_read = plan is not None and plan.declared.effect is Effect.READ
+        is_read = plan is not None and plan.effect is Effect.READ
         return eighths(rng, 1) + 1 / 16 if is_read else 0.0
 
     def make_predictors(self) -> list[object]:

@@ -49,6 +49,7 @@ class Statistics:
         depths: dict[int | None, int] = {None: 0}
         answered: set[int | None] = {None}
         beside: set[int] = set()
+        launched: dict[str, int] = {}  # at which depth
         for event in outcome.log.events:
             match event:
                 case events.TurnStarted(speculative=True):
@@ -60,7 +61,6 @@ class Statistics:
                 case events.TurnConfirmed():
                     gone = depths[event.turn]
                     counts["run ahead: confirmed"] += 1
-                    counts[f"run ahead: confirmed, turn {event.turn} of {gone}"] += 0
                     counts["run beside: confirmed"] += event.turn in beside
                     depths = {turn: depth - gone for turn, depth in depths.items()}
                 case events.ModelAnswered():
@@ -68,12 +68,14 @@ class Statistics:
                 case events.TurnDiscarded():
                     counts[f"run ahead: discarded: {event.reason}"] += 1
                 case events.CallLaunched():
-                    counts[f"launched: {event.cause}"] += 1
+                    depth = launched[event.span] = max(depths.get(event.turn, 0), 0)
+                    counts[f"launched: {event.cause}, depth {depth}"] += 1
                 case events.CallRefused():
                     counts[f"refused: {event.reason}"] += 1
                 case events.SpeculationAdopted():
                     when = "ready" if event.ready else "running"
                     counts[f"adopted: {event.cause}, {when}"] += 1
+                    counts[f"adopted: launched at depth {launched[event.span]}"] += 1
                 case events.SpeculationDiscarded():
                     counts[f"discarded: {event.reason}"] += 1
                 case events.EffectHeld():

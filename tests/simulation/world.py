@@ -7,6 +7,7 @@ more often, meets the same world. Times are multiples of 1/1024 s, so they add u
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 import zlib
@@ -26,26 +27,14 @@ def eighths(rng: random.Random, most: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
-    """What a tool says of itself: the same for many programs, so they share the tool."""
+class ToolPlan:
+    """How one tool behaves: drawn once, the same in every world of the program."""
 
     name: str
     effect: Effect
     keys: str  # "exact", "wide" or "none": how its resources are declared
     copies: bool  # it reads another key than it writes
-    approval: bool = False
-    max_age: float | None = None
-    timeout: float | None = None
-    max_concurrency: int | None = None
-    cost_usd: float = 0.0
-    egress: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolPlan:
-    """How one tool behaves: drawn once, the same in every world of the program."""
-
-    declared: Declared
+    options: dict[str, object]
     before: float  # seconds before it reads the state
     between: float  # seconds from there to its barrier
     after: float  # seconds from its barrier to its effect
@@ -53,35 +42,26 @@ class ToolPlan:
     early: str  # "none", "true", "false" or "changing": what it states before that
     fails: str  # "never", "always", "after", or as a guess: at its "first" or "later" step
 
-    @property
-    def tool(self) -> Tool:
-        return _make_tool(self.declared)
+    def make_tool(self) -> Tool:
+        tool = copy.copy(_make_tool(self.effect, self.keys, self.copies))
+        vars(tool).update(self.options, name=self.name)
+        return tool
 
 
 @functools.cache
-def _make_tool(declared: Declared) -> Tool:
-    name = declared.name
+def _make_tool(effect: Effect, keys: str, copies: bool) -> Tool:
+    """A tool of this kind. Programs share its schema, which takes long to make."""
 
     async def function(
         context: ToolContext[World], k: int, v: int = 0, r: int = 0
     ) -> str:
-        return await context.deps.run_tool(name, context, k, v, r)
+        return await context.deps.run_tool(context, k, v, r)
 
-    writes = {"exact": ["k:{k}"], "wide": ["k"], "none": None}[declared.keys]
-    reads = ["k:{r}"] if declared.copies and declared.keys == "exact" else writes
-    return Tool(
-        function,
-        name=name,
-        effect=declared.effect,
-        reads=reads,
-        writes=None if declared.effect is Effect.READ else writes,
-        approval=declared.approval,
-        max_age=declared.max_age,
-        timeout=declared.timeout,
-        max_concurrency=declared.max_concurrency,
-        cost_usd=declared.cost_usd,
-        egress=declared.egress,
-    )
+    writes = {"exact": ["k:{k}"], "wide": ["k"], "none": None}[keys]
+    reads = ["k:{r}"] if copies and keys == "exact" else writes
+    if effect is Effect.READ:
+        writes = None
+    return Tool(function, name="any", effect=effect, reads=reads, writes=writes)
 
 
 def changed(seen: str, v: int) -> str:
@@ -100,10 +80,8 @@ class World:
     running: list[ToolContext] = field(default_factory=list)
     peak: int = 0  # of held calls that ran at once
 
-    async def run_tool(
-        self, name: str, context: ToolContext, k: int, v: int, r: int
-    ) -> str:
-        plan = self.plans[name]
+    async def run_tool(self, context: ToolContext, k: int, v: int, r: int) -> str:
+        plan = self.plans[context.call.name]
         self.runs.append((context, anyio.current_time()))
         self.running.append(context)
         self._count()
@@ -111,11 +89,11 @@ class World:
             if plan.fails == "first" and is_guess(context):
                 raise ConnectionError("only a guess fails so")
             await anyio.sleep(plan.before + _tie_break(context))
-            seen = self.state.get(r if plan.declared.copies else k, "-")
+            seen = self.state.get(r if plan.copies else k, "-")
             if plan.fails == "always" or (plan.fails == "later" and is_guess(context)):
                 raise ValueError(f"no {k}")
             await anyio.sleep(plan.between)
-            if plan.declared.effect is Effect.READ:
+            if plan.effect is Effect.READ:
                 self._state_early(plan, context, f"{k} is {seen}")
                 await anyio.sleep(plan.after)
                 return f"{k} is {seen}"
