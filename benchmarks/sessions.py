@@ -19,11 +19,12 @@ At once
 One at a time
     Model and tool only pass a checkpoint, so nothing ever waits, and whatever passes is
     work. All sessions are open, and a lock lets one of them have a turn after the other.
-    A turn's time is the thread's processor time (`time.thread_time`, which other
-    processes on the machine do not count in) from taking the lock to giving it back: the
-    engine, its tasks, and the host's loop. Work that a turn leaves to its session's tasks
-    is counted in the turn during which it is done. `p50` and `p99` are over all turns of a
-    run that have a call; `engine us` is how much they are above those of `bare`.
+    A turn's time is the thread's processor time (`time.thread_time`, in which other
+    processes on the machine do not count) from the end of the turn before it, of another
+    session, to its own end. So all work is counted, once: the engine's, that of its tasks,
+    which a turn may leave to the time of the next one, and the host's. `p50` and `p99` are
+    over all turns of a run but the first of each session and those without a call;
+    `engine us` is how much they are above those of `bare`.
 """
 
 from __future__ import annotations
@@ -208,19 +209,23 @@ async def run_at_once(arm: Arm, scripts: list[Script]) -> AtOnce:
 
 
 async def run_one_at_a_time(arm: Arm, scripts: list[Script]) -> OneAtATime:
-    lock = anyio.Lock()
+    lock, opened, ended = anyio.Lock(), Gate(len(scripts)), Gate(len(scripts))
     times: list[float] = []
+    began = 0.0
 
     async def live(script: Script) -> None:
+        nonlocal began
         async with open_session(arm, script) as session:
             history = _begin()
-            for _ in script.model_s:
+            await opened.wait()
+            for turn in range(len(script.model_s)):
                 async with lock:
-                    began = time.thread_time()
                     history = await have_turn(session, script, history)
-                    took = time.thread_time() - began
-                if history[-1].role == "tool":
-                    times.append(took)
+                    now = time.thread_time()
+                    if turn and history[-1].role == "tool":
+                        times.append(now - began)
+                    began = now
+            await ended.wait()
 
     gc.collect()
     async with anyio.create_task_group() as group:
@@ -228,6 +233,20 @@ async def run_one_at_a_time(arm: Arm, scripts: list[Script]) -> OneAtATime:
             group.start_soon(live, script)
     percentiles = statistics.quantiles(times, n=100)
     return OneAtATime(p50_us=percentiles[49] * 1e6, p99_us=percentiles[98] * 1e6)
+
+
+class Gate:
+    """Opens when so many tasks wait at it."""
+
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        self.event = anyio.Event()
+
+    async def wait(self) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.event.set()
+        await self.event.wait()
 
 
 def _medians(rows: list[dict[str, float]]) -> dict[str, float]:

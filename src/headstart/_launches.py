@@ -260,6 +260,14 @@ class LaunchPool:
         for launch in kept[: max(0, len(kept) - MAX_KEPT)]:
             self.discard(launch, "too many are kept")
 
+    def discard_too_old(self) -> None:
+        """Let go of what nobody may claim any more, so that it can be launched again."""
+        now = self._now()
+        self.discard_where(
+            "it is older than max_age",
+            lambda launch: launch.slot is None and _too_old(launch, now),
+        )
+
     def count_equal(self, turn: Turn, tool: Tool, fingerprint: object) -> int:
         """How many equal calls are launched and unclaimed, waiting, or of this turn."""
         return sum(

@@ -157,6 +157,7 @@ class PredictorDesk:
     def _propose(
         self, turn: Turn, predictor: Predictor, predictions: Iterable[Prediction]
     ) -> None:
+        self._pool.discard_too_old()
         forecast: list[Forecast] = []
         for prediction in itertools.islice(predictions, MAX_PREDICTIONS):
             expected = self._read(prediction, predictor)

@@ -25,7 +25,13 @@ import anyio
 from typing_extensions import TypeVar
 
 from ._barrier import WriteBarrier, running_in
-from ._call_speculation import close_quietly, gated_by, in_this_loop
+from ._call_speculation import (
+    as_failure,
+    close_quietly,
+    comes_from_outside,
+    gated_by,
+    in_this_loop,
+)
 from ._calls import ToolCall, ToolResult
 from ._clock import running_clock
 from ._errors import SpeculationError, UsageError, WriteDenied
@@ -471,6 +477,11 @@ class Session(Generic[Deps]):
             return _refusal(error.reason)
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
             return ToolResult.from_error(error)
+        except anyio.get_cancelled_exc_class() as error:
+            if comes_from_outside(error):
+                raise
+            failure = as_failure(error, f"The tool {tool.name!r}")
+            return ToolResult.from_error(failure)
         else:
             return render(value)
         finally:
