@@ -109,7 +109,7 @@ class Agent(Generic[Deps]):
     def open_session(
         self,
         *,
-        deps: Deps = None,
+        deps: Deps | None = None,
         sink: Sink | None = None,
         conditions: Sequence[WriteBarrier] = (),
         speculate: bool = True,
@@ -137,7 +137,7 @@ class Agent(Generic[Deps]):
         self,
         messages: Messages,
         *,
-        deps: Deps = None,
+        deps: Deps | None = None,
         session: Session[Deps] | None = None,
     ) -> RunResult:
         """Answer the last message of a conversation.
@@ -166,7 +166,7 @@ class Agent(Generic[Deps]):
         self,
         messages: Messages,
         *,
-        deps: Deps = None,
+        deps: Deps | None = None,
         session: Session[Deps] | None = None,
     ) -> AgentStream[Deps]:
         """Like `run`, and show what happens as it does.
@@ -243,7 +243,7 @@ class AgentStream(Generic[Deps]):
         self,
         agent: Agent[Deps],
         messages: Messages,
-        deps: Deps,
+        deps: Deps | None,
         session: Session[Deps] | None,
     ) -> None:
         self._agent = agent

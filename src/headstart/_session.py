@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import anyio
 from typing_extensions import TypeVar
@@ -113,7 +113,7 @@ class Session(Generic[Deps]):
         self,
         tools: Iterable[Tool] = (),
         *,
-        deps: Deps = None,
+        deps: Deps | None = None,
         predictors: Sequence[Predictor] = (),
         policy: Policy | None = None,
         experience: Experience | None = None,
@@ -125,7 +125,7 @@ class Session(Generic[Deps]):
         name: str | None = None,
     ) -> None:
         self.name = name or f"session-{next(_numbers)}"
-        self.deps = deps
+        self.deps = cast("Deps", deps)
         self._tools = _by_name(tools)
         if approve is None:
             for tool in self._tools.values():

@@ -43,7 +43,7 @@ class Outcome:
             self.shown.append(delta.text)
 
 
-async def converse(program: Program, outcome: Outcome, reply) -> None:
+async def converse(program: Program, outcome: Outcome, reply, idle) -> None:
     """The user says something, waits for the answer, thinks, and says something more."""
     for number in range(program.user_messages):
         said = program.next_message(number, outcome.messages)
@@ -55,7 +55,9 @@ async def converse(program: Program, outcome: Outcome, reply) -> None:
         outcome.seconds += anyio.current_time() - began
         if outcome.failed:
             break
-        await anyio.sleep(program.thinks)
+        await anyio.sleep(program.thinks / 2)
+        idle()
+        await anyio.sleep(program.thinks / 2)
     outcome.ended = True
 
 
@@ -70,34 +72,33 @@ async def run_plain(program: Program) -> Outcome:
                 program, messages, program.respond, call, outcome.receive
             )
 
-        await converse(program, outcome, reply)
+        await converse(program, outcome, reply, lambda: None)
     return outcome
 
 
 async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome:
     """Run a program with headstart, and see that nothing is left of it."""
     outcome = Outcome(World(program.plans))
-    agent = Agent(
-        program,
-        program.tools,
-        predictors=program.make_predictors(),
-        policy=program.policy,
-        approve=program.approve,
-        max_turns=100,
-    )
+    agent = Agent(program, program.tools, approve=program.approve, max_turns=100)
     with anyio.CancelScope(deadline=anyio.current_time() + cancel_at) as scope:
         async with (
             program.settled_conditions() as conditions,
-            agent.open_session(
-                deps=outcome.world, sink=outcome.log, conditions=conditions
+            Session(
+                program.tools,
+                deps=outcome.world,
+                predictors=program.make_predictors(),
+                policy=program.policy,
+                sink=outcome.log,
+                approve=program.approve,
+                conditions=conditions,
+                ordered=program.host.startswith("ordered"),
             ) as session,
         ):
-
             outcome.began = anyio.current_time()
             note_asks(session, outcome)
 
             async def reply(messages):
-                if program.host == "agent":
+                if program.is_agent:
                     return await stream(agent, messages, session, outcome)
                 return await answer(
                     program,
@@ -109,7 +110,7 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
                     outcome.receive,
                 )
 
-            await converse(program, outcome, reply)
+            await converse(program, outcome, reply, session.idle)
     assert outcome.ended or scope.cancelled_caught, "a cancellation was lost"
     check_rest(program, outcome)
     return outcome
@@ -157,7 +158,7 @@ def check_same(program: Program, plain: Outcome, ahead: Outcome) -> None:
     assert ahead.messages == plain.messages, "another transcript"
     if not program.whims:  # what was interrupted may have been at the host already
         assert ahead.shown == plain.shown, "the user was shown something else"
-    if not program.model_fails:  # a request that failed ahead is sent again
+    if not program.fails:  # a request that failed ahead is sent again
         assert ahead.seconds <= plain.seconds, "slower than without"
 
 
@@ -171,6 +172,8 @@ def check_cancelled(plain: Outcome, cut: Outcome) -> None:
 def check_rest(program: Program, outcome: Outcome) -> None:
     """Check what holds after every run, however it ended."""
     world, log = outcome.world, outcome.log
+    guessed = [effect for effect in world.effects if not effect[0].startswith("c.")]
+    assert not guessed, "a guess has had an effect"
     assert not world.running, "a tool still runs after the session"
     for context, _ in world.runs:
         state = context.barrier.effective_state
@@ -178,8 +181,6 @@ def check_rest(program: Program, outcome: Outcome) -> None:
             assert state is BarrierState.DENIED, "a guess is not denied"
         elif outcome.ended and not program.conditions:
             assert state is not BarrierState.HELD, "a barrier is still held"
-    guessed = [effect for effect in world.effects if not effect[0].startswith("c.")]
-    assert not guessed, "a guess has had an effect"
     turns = [turn_of(call_id) for call_id, _, _ in world.effects]
     assert turns == sorted(turns), "an effect came before one of an earlier turn"
     total = summarize(log.events)
@@ -192,7 +193,7 @@ def check_rest(program: Program, outcome: Outcome) -> None:
 def check_budget(program: Program, outcome: Outcome) -> None:
     if not program.conditions:  # a real call that waits for one is held as well
         assert outcome.world.peak <= program.policy.max_in_flight, "too many in flight"
-    if program.whims or program.model_fails:  # a turn may be adopted and not answered
+    if program.whims or program.fails:  # a turn may be adopted and not answered
         return
     depths = {0: 0}
     confirmed = _confirmed_when_asked(outcome)

@@ -51,7 +51,7 @@ async def _run(program: Program, calls, call) -> list[ToolResult]:
                 scope.cancel()
             await call(calls[index])
 
-    if program.host == "in order":
+    if program.in_order:
         for index in range(len(calls)):
             await run(index)
     else:

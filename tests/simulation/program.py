@@ -20,6 +20,7 @@ from headstart import (
     TextDelta,
     ToolCall,
     Usage,
+    ValuePolicy,
     WriteBarrier,
 )
 
@@ -27,6 +28,7 @@ from .guessing import Guesser, Stater
 from .world import ToolPlan, World, eighths, pick, turn_of
 
 WHIMS = ("interrupt", "forget", "settings")
+POLICIES = (LimitPolicy, ValuePolicy)
 
 
 class Program:
@@ -35,81 +37,93 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         rng = random.Random(seed)
-        # Half of the programs go well, so that what goes ahead goes far ahead.
-        self.goes_well = rng.random() < 0.5
-        self.key_count = rng.randint(3, 6) if self.goes_well else rng.randint(1, 3)
+        # Some programs go well, so that what goes ahead goes far ahead, and some even
+        # better.
+        self.mood = rng.choices(("rough", "well", "deep"), (5, 3, 2))[0]
+        self.key_count = rng.randint(1, 3) if self.mood == "rough" else 6
         plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
         self.plans = {plan.name: plan for plan in plans}
         self.tools = [plan.make_tool() for plan in plans]
-        self.turns = rng.randint(2, 4) if self.goes_well else rng.randint(1, 3)
         self.user_messages = rng.choice((1, 1, 1, 2))
-        self.streams = rng.random() < 0.7
-        self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
-        self.revises = rng.choice((0.0,) * 5 + (0.3,))
-        self.model_fails = rng.random() < 0.1
-        self.slowest = 0.5 if self.goes_well else 2.0
         self.thinks = eighths(rng, 3)
-        self.conditions = self._draw_conditions(rng)
-        self.host = rng.choice(("agent", "agent", "at once", "in order"))
-        if self.host == "agent":
-            self.whims = self.cuts = 0.0
-        else:
-            self.whims = rng.choice((0.0, 0.1, 0.25))
-            self.cuts = rng.choice((0.0, 0.0, 0.25))
-        # When a late condition lets go of what waits, calls that run side by side race:
-        # who is where by then is a matter of speed.
-        if any(at > 0 and verdict for at, verdict in self.conditions):
-            self.host = "in order"
-        self.guessers = [
-            rng.choice(
-                ("right", "right", "twice", "wrong", "late", "hangs", "raises", "mixed")
-            )
-            for _ in range(rng.randint(0, 3))
-        ]
-        self.states = rng.choice(("no", "no", "right", "wrong", "mixed"))
-        if self.goes_well:
-            self.guessers = [rng.choice(("right", "twice"))]
-            self.states = rng.choice(("no", "right"))
-        deep = (2, 3, 5) if self.goes_well else (0, 1, 1, 2)
-        self.policy = LimitPolicy(
-            max_depth=rng.choice(deep),
-            max_in_flight=rng.choice((8, 30) if self.goes_well else (1, 3, 8)),
-            min_beside_probability=rng.choice((0.5, 1.1)),
-        )
+        self.conditions = [] if self.mood == "deep" else self._draw_conditions(rng)
+        self._draw_model(rng)
+        self._draw_host(rng)
+        self._draw_guessers(rng)
 
     def _plan(self, rng: random.Random, number: int) -> ToolPlan:
-        well = self.goes_well
-        effect = rng.choice(
-            (Effect.READ, Effect.READ, Effect.GATED, Effect.GATED, Effect.UNSAFE)
-        )
-        if well and effect is Effect.UNSAFE:
-            effect = Effect.GATED
-        slow = 0.25 if well else 1.0
-        fails = (1, 0, 0, 0, 0) if well else (12, 1, 1, 1, 1)
-        options = {
-            "approval": not well and rng.random() < 0.1,
-            "max_age": rng.choice((None, 30.0, 30.0, 1.0)),
-            "timeout": rng.choice((None,) * 7 + (137 / 128,)),
-            "max_concurrency": rng.choice((None,) * 7 + (1,)),
-            "cost_usd": rng.choice((0.0,) * 7 + (0.25,)),
-            "egress": rng.random() < 0.05,
-        }
+        rough = self.mood == "rough"
+        effect = rng.choice((Effect.READ, Effect.READ, Effect.GATED, Effect.GATED))
+        if rough and rng.random() < 0.2:
+            effect = Effect.UNSAFE
+        slow = 1.0 if rough else 0.25
+        options: dict[str, object] = {}
+        if self.mood != "deep":
+            options = {
+                "approval": rough and rng.random() < 0.1,
+                "max_age": rng.choice((None, 30.0, 30.0, 1.0)),
+                "timeout": rng.choice((None,) * 7 + (137 / 128,)),
+                "max_concurrency": rng.choice((None,) * 7 + (1,)),
+                "cost_usd": rng.choice((0.0,) * 7 + (0.25,)),
+                "egress": rng.random() < 0.05,
+            }
+        early = ("true",) * 9 + ("changing",)
+        fails = (12, 1, 1, 1, 1) if rough else (1, 0, 0, 0, 0)
         return ToolPlan(
             name=f"t{number}",
             effect=effect,
-            keys="exact" if well else rng.choice(("exact", "exact", "wide", "none")),
+            keys=rng.choice(("exact", "exact", "wide", "none")) if rough else "exact",
             copies=effect is not Effect.READ and rng.random() < 0.3,
             options=options,
             before=eighths(rng, slow),
             between=eighths(rng, slow),
             after=eighths(rng, slow / 2 if effect is Effect.READ else 8 * slow),
             rest=rng.choice((0.0, 0.0, 0.5)),
-            early=rng.choice(
-                ("true",) * 5 + ("changing",)
-                if well
-                else ("none", "true", "true", "false", "changing")
-            ),
+            early=rng.choice(("none", "true", "false", "changing") if rough else early),
             fails=rng.choices(("never", "always", "after", "first", "later"), fails)[0],
+        )
+
+    def _draw_model(self, rng: random.Random) -> None:
+        rough = self.mood == "rough"
+        self.turns = rng.randint(1, 3) if rough else rng.randint(2, 4)
+        self.streams = rng.random() < 0.7
+        self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
+        self.revises = rng.choice((0.0,) * 5 + (0.3,))
+        self.fails = 0.1 if rng.random() < 0.1 else 0.0
+        self.slowest = 2.0 if rough else 0.5
+        if self.mood == "deep":
+            self.talks = self.revises = self.fails = 0.0
+            self.slowest = 0.25
+
+    def _draw_host(self, rng: random.Random) -> None:
+        hosts = ("agent", "agent", "ordered agent", "at once", "in order", "ordered")
+        self.host = rng.choice(hosts)
+        # When a late condition lets go of what waits, calls that run side by side race:
+        # who is where by then is a matter of speed.
+        if any(at > 0 and verdict for at, verdict in self.conditions):
+            self.host = rng.choice(("ordered agent", "in order", "ordered"))
+        self.is_agent = self.host in ("agent", "ordered agent")
+        self.in_order = self.host in ("ordered agent", "in order", "ordered")
+        self.whims = self.cuts = 0.0
+        if not self.is_agent:
+            self.whims = rng.choice((0.0, 0.1, 0.25))
+            self.cuts = rng.choice((0.0, 0.0, 0.25))
+
+    def _draw_guessers(self, rng: random.Random) -> None:
+        rough = self.mood == "rough"
+        kinds = ("right", "twice")
+        if rough:
+            kinds += ("right", "wrong", "late", "hangs", "raises", "mixed")
+        self.guessers = [rng.choice(kinds) for _ in range(rng.randint(0, 3))]
+        self.states = rng.choice(("no", "no", "right", "wrong", "mixed"))
+        if not rough:
+            self.guessers = self.guessers[:1] or ["right"]
+            self.states = rng.choice(("no", "right"))
+        kind = LimitPolicy if self.mood == "deep" else rng.choice(POLICIES)
+        self.policy = kind(
+            max_depth=rng.choice((0, 1, 1, 2) if rough else (2, 3, 5)),
+            max_in_flight=rng.choice((1, 3, 8) if rough else (8, 30)),
+            min_beside_probability=rng.choice((0.5, 1.1)),
         )
 
     @staticmethod
@@ -169,7 +183,7 @@ class Program:
 
     def draw_call(self, rng: random.Random, call_id: str) -> ToolCall:
         name = rng.choice(self.tools).name
-        if rng.random() < (0.01 if self.goes_well else 0.06):
+        if rng.random() < (0.06 if self.mood == "rough" else 0.01):
             broken = rng.choice(("{", "[]", '{"k": "x"}', "{}", '{"k": NaN}'))
             return ToolCall(call_id, rng.choice((name, "no_such_tool")), broken)
         arguments = {"k": rng.randrange(self.key_count), "v": rng.randrange(2)}
@@ -183,7 +197,7 @@ class Program:
         response = self.decide(request)
         rng = pick(self.seed, "pace", len(request.history), response.text)
         await anyio.sleep(0.125 + eighths(rng, self.slowest))
-        breaks = self.model_fails and rng.random() < 0.1
+        breaks = rng.random() < self.fails
         pace = eighths(rng, 0.25)
         for number, part in enumerate(self._deltas(rng, response)):
             if breaks and number == 2:

@@ -75,6 +75,8 @@ async def _run_one(seed: int) -> list[Outcome]:
 
 def describe(seed: int, error: BaseException) -> str:
     """One line on a failure, with the command that repeats it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     what = f"{type(error).__name__}: {str(error)[:150]}"

@@ -155,7 +155,7 @@ async def _hold_conversation(
     arm: ArmName,
     on_progress: Callable[[Progress], None],
 ) -> Arm:
-    agent = Agent[Deps | None](
+    agent = Agent[Deps](
         model,
         TOOLS,
         predictors=[make_predictor()],
@@ -179,8 +179,8 @@ async def _hold_conversation(
 
 
 async def _say_all(
-    agent: Agent[Deps | None],
-    session: Session[Deps | None],
+    agent: Agent[Deps],
+    session: Session[Deps],
     watch: _Watch,
     user_messages: Sequence[str],
 ) -> list[ArmMessage]:
