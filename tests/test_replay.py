@@ -416,7 +416,7 @@ def test_the_oracle_hides_what_can_be_hidden_to_the_digit(tmp_path):
     assert arms["oracle"]["user_s"] == arms["off"]["user_s"] == 5.0
     assert arms["oracle"]["saved_share"] == 0.275
     assert arms["oracle"]["hidden_s"] == 2.75
-    assert arms["oracle"]["run_ahead"] == 1
+    assert arms["oracle"]["run_ahead"] == 2
 
 
 def test_launched_reads_run_in_the_users_own_time(tmp_path):

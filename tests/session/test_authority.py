@@ -259,6 +259,7 @@ async def test_a_denied_condition_refuses_the_effect_and_says_why(tool, deny_at)
     assert on.world.effects == off.world.effects == []
     assert on.answers == ["The call was refused: off topic."]
     assert on.seconds <= off.seconds
+    assert on.summary.hidden_s == off.seconds - on.seconds
 
 
 @pytest.mark.parametrize("deny_at", [0.25, 1.5, 2.5])

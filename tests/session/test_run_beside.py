@@ -4,6 +4,7 @@ import pytest
 
 from headstart import Agent, LimitPolicy, TextDelta
 from headstart._events import CallRefused, TurnConfirmed, TurnDiscarded
+from headstart.predictors import RulePredictor, rule
 from headstart.testing import ScriptedModel
 
 from .scene import Arm, Expects, World, play, play_both, read, talk, write
@@ -184,3 +185,12 @@ async def test_an_arm_is_the_same_when_it_is_played_twice():
     assert first.world.effects == second.world.effects
     assert isinstance(first, Arm)
     assert first.seconds == second.seconds
+
+
+async def test_what_a_rule_expects_is_written_as_the_model_writes_it():
+    rules = RulePredictor([rule(r"row (?P<row>\d+)", "look")])
+    model = ScriptedModel([[LOOK_7], "Done."], delay=2.0)
+    agent = Agent(model, [read(seconds=0.5)], predictors=[rules], policy=BESIDE)
+    off, on = await play_both(agent, "What about row 7?")
+    assert on.summary.run_ahead == 1
+    assert on.seconds == off.seconds - 2.0

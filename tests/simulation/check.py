@@ -219,10 +219,11 @@ def _confirmed_when_asked(outcome: Outcome) -> dict[int, int]:
 
 
 def check_ages(program: Program, outcome: Outcome) -> None:
+    limits = {tool.name: tool.max_age for tool in program.tools}
     began = {context.call.id: at for context, at in outcome.world.runs}
     for event in outcome.log.events:
         if isinstance(event, SpeculationAdopted):
-            limit = program.plans[event.tool].options["max_age"]
+            limit = limits[event.tool]
             if limit is not None and event.call_id in began:
                 age = outcome.began + event.at_s - began[event.call_id]
                 assert age <= limit, "an adopted call is older than max_age"

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, assert_type
 from headstart import (
     Agent,
     BarrierState,
+    Candidate,
     Effect,
     EventLog,
+    Experience,
     LimitPolicy,
     Message,
     Model,
     ModelRequest,
     ModelResponse,
     Policy,
+    Record,
     ResultSpeculator,
     RunResult,
     Session,
@@ -27,6 +30,7 @@ from headstart import (
     ToolCallSpeculator,
     ToolContext,
     ToolResult,
+    ValuePolicy,
     WriteBarrier,
     current_barrier,
     summarize,
@@ -118,7 +122,12 @@ class Silent:
 models: list[Model] = [Echo(), ScriptedModel(["Hello"]), OpenAIModel("any")]
 rules = RulePredictor([rule("note", "write_note", note_id=1)], tools=[write_note])
 predictors: list[Predictor] = [Silent(), rules]
-policy: Policy = LimitPolicy(max_depth=0)
+policies: list[Policy] = [
+    LimitPolicy(max_depth=0),
+    ValuePolicy(min_beside_probability=0.5, probe_every=10),
+]
+policy = policies[0]
+LimitPolicy(5)  # type: ignore[call-arg]
 sink: Sink = EventLog()
 assert_type(rule(None, "plain", after="anything"), Rule)
 assert_type(RulePredictor.from_file("rules.toml"), RulePredictor)
@@ -143,3 +152,52 @@ async def agents(model: Model, deps: Deps) -> None:
         assert_type(response, ModelResponse)
         assert_type(await session.call(response.tool_calls[0]), ToolResult)
     assert_type(summarize(EventLog().events), Summary)
+
+
+class Cautious:
+    """A policy of somebody's own."""
+
+    def refuse_launch(self, candidate: Candidate, /) -> str | None:
+        assert_type(candidate.tool, Tool)
+        assert_type(candidate.record, Record)
+        assert_type(candidate.record.calibrated(0.5, weight=4.0), float)
+        assert_type(candidate.tool_s, float | None)
+        candidate.depth = 0  # type: ignore[misc]
+        return None if candidate.cause == "sealed" else "only what is certain"
+
+    def refuse_run_ahead(self, *, depth: int, wasted_tokens: int) -> str | None:
+        return "never"
+
+    def refuse_run_beside(
+        self, *, depth: int, probability: float, wasted_tokens: int
+    ) -> str | None:
+        return "never"
+
+
+async def approve(call: ToolCall, deps: Deps) -> bool:
+    return bool(call.name and deps.user_id)
+
+
+async def sessions(deps: Deps, guardrail: WriteBarrier, request: ModelRequest) -> None:
+    experience = Experience(half_life=20.0)
+    assert_type(experience.record("plain", "rule 1"), Record)
+    assert_type(experience.seconds("plain"), float | None)
+    session = Session(
+        [plain, write_note],
+        deps=deps,
+        predictors=predictors,
+        policy=Cautious(),
+        experience=experience,
+        sink=sink,
+        approve=approve,
+        conditions=[guardrail],
+        ordered=True,
+        speculate=True,
+        name="mine",
+    )
+    async with session as opened:
+        assert_type(opened, Session[Deps])
+        response = await opened.ask(request, models[0].respond, on_delta=None)
+        assert_type(await opened.call_all(response.tool_calls), list[ToolResult])
+        assert_type(opened.idle(), None)
+        assert_type(opened.tools, tuple[Tool, ...])

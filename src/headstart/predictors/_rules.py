@@ -129,7 +129,7 @@ class RulePredictor:
                     continue
                 expected[key] = Prediction(
                     tool=each.call,
-                    arguments=arguments,
+                    arguments=json.loads(arguments),  # in whatever style is right
                     probability=each.probability,
                     origin=f"rule {number}",
                 )
