@@ -142,6 +142,7 @@ class LaunchPool:
         if reason is not None:
             self._experience.note_refusal(tool.name, proposal.origin)
             return self.refuse(proposal, reason)
+        self._experience.note_launch(tool.name, proposal.origin)
         return self._launch(proposal, touches)
 
     def _candidate(self, proposal: Proposal) -> Candidate:

@@ -67,6 +67,12 @@ class Experience:
         old = self.record(tool, origin)
         self._records[tool, origin] = replace(old, refused=old.refused + 1)
 
+    def note_launch(self, tool: str, origin: str) -> None:
+        """A prediction was launched."""
+        old = self.record(tool, origin)
+        if old.refused:
+            self._records[tool, origin] = replace(old, refused=0)
+
     def seconds(self, what: str) -> float | None:
         """Mean seconds of a tool by name, or of the model as `""`; `None` if unknown."""
         return self._seconds.get(what)

@@ -392,24 +392,20 @@ class Session(Generic[Deps]):
         tool, arguments = slot.tool, slot.arguments
         if slot.problem is not None or tool is None or arguments is None:
             return slot.problem or ToolResult("The call cannot run.", is_error=True)
-        if tool.approval:
-            self._turns.prepare(slot)
-            approved = await self._is_approved(slot)
-            slot.approval_s = self._now() - slot.demanded_at
-            if not approved:
-                if slot.launch is not None:
-                    self._pool.discard(slot.launch, "it was not approved")
-                return ToolResult("The call was not approved.", is_error=True)
-        launch = slot.launch
-        if launch is not None:
-            refusal = self._pool.refuse_adoption(launch)
-            if refusal is not None:
-                self._pool.discard(launch, refusal)
-                launch = slot.launch = None
+        if tool.approval and not await self._is_approved(slot):
+            if slot.launch is not None:
+                self._pool.discard(slot.launch, "it was not approved")
+            return ToolResult("The call was not approved.", is_error=True)
+        shared = self._turns.shared_result(slot)
+        if shared is not None:
+            if slot.launch is not None:
+                self._pool.discard(slot.launch, "an equal call has its result already")
+            return shared
         if slot.writes:
             for bereft in self._pool.begin_write(slot):
                 self._turns.lose_launch(bereft)
         try:
+            launch = self._adoptable(slot)
             if launch is not None:
                 adopted = await self._join(slot, launch)
                 if adopted is not None:
@@ -419,10 +415,23 @@ class Session(Generic[Deps]):
             if slot.writes:
                 self._pool.end_write(slot)
 
+    def _adoptable(self, slot: Slot) -> Launch | None:
+        """The launch of a call, if it may be adopted now; else it is discarded."""
+        launch = slot.launch
+        refusal = None if launch is None else self._pool.refuse_adoption(launch)
+        if launch is None or refusal is None:
+            return launch
+        self._pool.discard(launch, refusal)
+        slot.launch = None
+        return None
+
     async def _is_approved(self, slot: Slot) -> bool:
-        if self._approve is None:
-            return False
-        return await self._approve(slot.call, self.deps) is True
+        self._turns.prepare(slot)
+        approved = self._approve is not None and (
+            await self._approve(slot.call, self.deps) is True
+        )
+        slot.approval_s = self._now() - slot.demanded_at
+        return approved
 
     async def _join(self, slot: Slot, launch: Launch) -> ToolResult | None:
         """Adopt a launch and wait for it; `None` when it has to be run again."""
@@ -491,6 +500,8 @@ class Session(Generic[Deps]):
     def _finish(self, slot: Slot, result: ToolResult) -> None:
         turn = slot.turn
         slot.result = result
+        if slot.tool is not None and slot.tool.deterministic:
+            self._turns.note_result(slot, result)
         if slot.duration:
             self._experience.note_seconds(slot.call.name, slot.duration)
         slot.ended_at = now = self._now()

@@ -238,7 +238,8 @@ class Tool:
         description: What the model is told of it.
         parameters: The JSON schema of its arguments.
         effect: What it does to the world.
-        deterministic: Equal calls may share one result.
+        deterministic: Its result depends on the arguments alone, so that equal calls of
+            a session share the first one's. For `READ` only.
         egress: Its arguments leave the system, so it is not launched on a guess.
         approval: Somebody has to approve each real call.
         max_age: Seconds that an early read stays usable; `None` for no limit.
@@ -300,6 +301,9 @@ class Tool:
         names = None if self._model is None else set(fields)
         self._reads = _read_templates(reads, "reads", self, names)
         self._writes = _read_templates(writes, "writes", self, names)
+        if deterministic and self.effect is not Effect.READ:
+            msg = f"The tool {self.name!r} is deterministic, so it has to be READ."
+            raise ToolDefinitionError(msg, tool=self.name)
         if self.effect is Effect.READ and self._writes:
             msg = f"The tool {self.name!r} is READ and declares writes: one is wrong."
             raise ToolDefinitionError(msg, tool=self.name)

@@ -16,6 +16,7 @@ import itertools
 import json
 import logging
 import math
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         ModelResponse,
     )
     from ._policy import Experience, Policy
+    from ._tools import ArgumentsFingerprint
     from .predictors import Predictor
 
 logger = logging.getLogger("headstart")
@@ -53,6 +55,8 @@ PROBABLE = 0.5
 """A turn's response is expected to have the calls that are at least so probable."""
 _ENDS = ".:;!?\n"
 """Predictors are asked again when the model has ended a sentence, or a part of one."""
+MAX_SHARED = 256
+"""Results of `deterministic` reads that a session keeps; the oldest go first."""
 MAX_ATTEMPTS = 3
 """How often the turn after one is run ahead of it, as early results change."""
 
@@ -104,6 +108,8 @@ class TurnTree:
         self._root.flush()
         self._numbers = itertools.count(1)
         self._wasted_tokens = 0
+        self._shared: deque[tuple[Tool, ArgumentsFingerprint, ToolResult]]
+        self._shared = deque(maxlen=MAX_SHARED)
         self._rests_until = -math.inf
         self.pool = LaunchPool(
             deps=deps,
@@ -275,6 +281,21 @@ class TurnTree:
             )
         )
 
+    def shared_result(self, slot: Slot) -> ToolResult | None:
+        """The result of an earlier equal call, where the tool is `deterministic`."""
+        if slot.tool is None or not slot.tool.deterministic:
+            return None
+        for tool, fingerprint, result in self._shared:
+            if tool is slot.tool and fingerprint == slot.fingerprint:
+                return result
+        return None
+
+    def note_result(self, slot: Slot, result: ToolResult) -> None:
+        """Keep the result of a `deterministic` read, for equal calls to come."""
+        tool, fingerprint = slot.tool, slot.fingerprint
+        if tool and fingerprint and not result.is_error and not slot.problem:
+            self._shared.append((tool, fingerprint, result))
+
     def prepare(self, slot: Slot) -> None:
         """Let a gated call go up to its barrier while somebody decides about it."""
         if (
@@ -355,6 +376,10 @@ class TurnTree:
             self._take_launched_result(slot, launch)
         if slot.known is not None or slot.problem is not None:
             slot.early = slot.early or slot.problem
+            return
+        shared = self.shared_result(slot)
+        if shared is not None:
+            self.knows_early(slot, shared, source="memory")
             return
         stated = self.desk.state_result(slot.call, turn)
         if stated is not None:

@@ -329,3 +329,15 @@ async def test_only_the_newest_reads_that_nobody_asked_for_are_kept():
     assert [lost.reason for lost in oldest] == ["too many are kept"] * 16
     assert [at for at, what in on.world.starts if what == "look 0"] == [0.0, 2.0]
     assert [at for at, what in on.world.starts if what == "look 79"] == [0.5]
+
+
+@pytest.mark.requirement("engine:once")
+async def test_equal_calls_of_a_deterministic_tool_share_the_first_result():
+    agent = Agent(
+        ScriptedModel([[("look", {"row": 7})], [("look", {"row": 7})], "Done."]),
+        [read(deterministic=True)],
+    )
+    arm = await play(agent)
+    assert arm.answers == ["7 is new", "7 is new"]
+    assert len(arm.world.starts) == 1
+    assert arm.seconds == 2.0
