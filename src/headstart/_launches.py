@@ -146,7 +146,12 @@ class LaunchPool:
         return self._launch(proposal, touches)
 
     def _candidate(self, proposal: Proposal) -> Candidate:
-        running = sum(1 for launch in self._live if not launch.speculator.ended)
+        now = self._now()
+        running, at_stake_s = 0, self.wasted_s
+        for launch in self._live:
+            running += not launch.speculator.ended
+            if launch.slot is None and launch.cause == "predicted":
+                at_stake_s += launch.speculator.running_seconds(now)
         return Candidate(
             tool=proposal.tool,
             probability=proposal.probability,
@@ -154,7 +159,7 @@ class LaunchPool:
             depth=proposal.home.depth,
             in_flight=running,
             in_flight_of_tool=self._running.get(proposal.tool.name, 0),
-            wasted_s=self.wasted_s,
+            wasted_s=at_stake_s,
             spent_usd=self.spent_usd,
             record=self._experience.record(proposal.tool.name, proposal.origin),
             tool_s=self._experience.seconds(proposal.tool.name),

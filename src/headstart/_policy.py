@@ -95,7 +95,8 @@ class Candidate:
         in_flight: Launched calls of the session that run and that no confirmed
             call has adopted.
         in_flight_of_tool: Calls of this tool that run, adopted or not.
-        wasted_s: Seconds of discarded launches so far.
+        wasted_s: Seconds of discarded launches so far, and of predicted ones that nobody
+            has asked for yet.
         spent_usd: Stated cost of all launches that were not adopted.
         record: How such predictions did so far.
         tool_s: Mean seconds that the tool took so far; `None` while it is not known.

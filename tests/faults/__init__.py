@@ -85,8 +85,10 @@ COVERED: dict[int, tuple[str, ...]] = {
         + "test_fail_closed.py::test_a_forked_process_finds_every_barrier_denied",
         _BARRIER
         + "test_waiting.py::test_two_event_loops_in_two_threads_wait_at_one_barrier",
-        "tests/test_call_failures.py::"
-        "test_a_hold_in_an_event_loop_of_the_tools_own_is_told_in_the_hosts",
+        (
+            "tests/test_call_failures.py::"
+            "test_a_hold_in_an_event_loop_of_the_tools_own_is_told_in_the_hosts"
+        ),
     ),
     38: (
         _SESSION
@@ -110,14 +112,6 @@ COVERED: dict[int, tuple[str, ...]] = {
         _SESSION + "test_early_start.py::"
         "test_a_tool_that_is_unsafe_or_undeclared_never_starts_early",
     ),
-    52: (
-        _SESSION + "test_policy_in_use.py::"
-        "test_predictions_that_are_never_right_are_shut_off_and_tried_now_and_then",
-        _SESSION + "test_run_ahead_unseen.py::"
-        "test_a_predictor_learns_from_confirmed_turns_only_and_in_order",
-        _SESSION + "test_bad_predictors.py::"
-        "test_a_thousand_predictions_are_looked_at_in_part_and_launched_within_limits",
-    ),
     53: (
         _SESSION + "test_policy_in_use.py::"
         "test_a_tool_whose_provider_has_too_much_to_do_is_not_launched_for_a_while",
@@ -125,8 +119,10 @@ COVERED: dict[int, tuple[str, ...]] = {
         "test_no_request_is_sent_ahead_after_the_model_was_overloaded",
     ),
     57: (
-        "tests/simulation/test_simulation.py::"
-        "test_random_programs_do_the_same_as_without_headstart",
+        (
+            "tests/simulation/test_simulation.py::"
+            "test_random_programs_do_the_same_as_without_headstart"
+        ),
         _SESSION
         + "test_bad_predictors.py::test_whatever_a_predictor_raises_is_an_event",
     ),
@@ -137,13 +133,17 @@ COVERED_ESCAPES: dict[int, tuple[str, ...]] = {
     3: (
         _BARRIER + "test_interface.py::"
         "test_the_current_barrier_reaches_tasks_and_worker_threads",
-        "tests/faults/test_asyncio.py::"
-        "test_fault_14_an_effect_that_lost_its_context_finds_no_barrier_to_pass",
+        (
+            "tests/faults/test_asyncio.py::"
+            "test_fault_14_an_effect_that_lost_its_context_finds_no_barrier_to_pass"
+        ),
     ),
     6: (
         _CALL + "test_a_call_cancelled_before_its_first_step_never_runs",
-        "tests/test_call_failures.py::"
-        "test_an_event_loop_that_ends_settles_calls_that_never_came_to_run",
+        (
+            "tests/test_call_failures.py::"
+            "test_an_event_loop_that_ends_settles_calls_that_never_came_to_run"
+        ),
     ),
 }
 

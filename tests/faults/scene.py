@@ -19,6 +19,8 @@ _scene = _load()
 Arm, Expects, World = _scene.Arm, _scene.Expects, _scene.World
 play, play_both, read, write = _scene.play, _scene.play_both, _scene.read, _scene.write
 
+talk = _scene.talk
+
 LOOK_7 = ("look", {"row": 7})
 LOOK_8 = ("look", {"row": 8})
 CHANGE_7 = ("change", {"row": 7})

@@ -16,24 +16,24 @@ from headstart import (
     Agent,
     BarrierState,
     Effect,
-    EventLog,
     LimitPolicy,
     Message,
-    ModelRequest,
     ModelResponse,
-    Session,
     Tool,
+    ToolCall,
     ToolCallSpeculator,
     ToolContext,
+    WriteBarrier,
     WriteDenied,
     current_barrier,
     disowned_threads,
     tool,
 )
 from headstart._events import CallLaunched
+from headstart._lifecycle import SpeculationState
 from headstart.testing import ScriptedModel, VirtualLoop
 
-from .scene import LOOK_7, Expects, World, play, play_both, read, write
+from .scene import CHANGE_7, Expects, World, play, play_both, talk, write
 
 HELD, FLUSHED, DENIED = BarrierState
 
@@ -179,32 +179,43 @@ async def test_fault_15_what_a_tool_leaves_behind_is_held_and_obeys_the_verdict(
     assert isinstance(outcome, WriteDenied | None)
 
 
-async def test_fault_17_a_call_that_is_cancelled_before_its_first_step_frees_its_slot():
-    log, world = EventLog(), World()
-    session = Session(
-        [read()],
-        deps=world,
-        sink=log,
-        predictors=[Expects(LOOK_7)],
+async def deny(guess, _):
+    guess.barrier.deny("because")
+
+
+async def discard(guess, _):
+    guess.cancel()
+
+
+async def cancel_the_host(_, tasks):
+    tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("end", [deny, discard, cancel_the_host])
+async def test_fault_17_a_call_that_is_cancelled_before_its_first_step_is_settled(end):
+    world, ends = World(), []
+    context = ToolContext(
+        deps=world, call=ToolCall("", "change", '{"row": 7}'), barrier=WriteBarrier()
+    )
+    guess = ToolCallSpeculator(write(), '{"row": 7}', context=context)
+    async with anyio.create_task_group() as tasks:
+        guess.launch(tasks, on_end=lambda: ends.append(guess.state))
+        await end(guess, tasks)
+    assert world.starts == []
+    assert guess.barrier.state is DENIED
+    assert ends == [SpeculationState.DISCARDED]  # by which a pool frees its slot
+
+
+async def test_fault_17_guesses_that_are_discarded_at_once_use_no_slot_up():
+    agent = Agent(
+        ScriptedModel(lambda _: "No need."),
+        [write()],
+        predictors=[Expects(CHANGE_7)],
         policy=LimitPolicy(max_in_flight=1, max_in_flight_of_tool=1),
     )
-    request = ModelRequest([Message(role="user", content="Go.")], session.tools)
-
-    async def answer(request, on_delta):
-        while not any(isinstance(event, CallLaunched) for event in log.events):
-            await anyio.lowlevel.checkpoint()
-        scope.cancel()
-        await anyio.sleep_forever()
-
-    async with session:
-        with anyio.CancelScope() as scope:
-            await session.ask(request, answer)
-        session._turns.pool.discard_where("not wanted", lambda _: True)
-        await anyio.wait_all_tasks_blocked()
-        await session.ask(request, ScriptedModel(["Done."], delay=1.0).respond)
-        launched = [e for e in log.events if isinstance(e, CallLaunched)]
-        assert len(launched) == 2
-    assert world.running == 0
+    on = await talk(agent, ["Go."] * 5)
+    assert len(on.of(CallLaunched)) == 5
+    assert on.world.effects == []
 
 
 @pytest.mark.real_time
@@ -222,7 +233,12 @@ async def test_fault_18_a_thread_that_never_returns_is_counted_and_holds_up_noth
                 await anyio.lowlevel.checkpoint()
             return ModelResponse(text="Never mind.")
 
-    agent = Agent(WaitsForStart(), [deaf], predictors=[Expects(("deaf", {}))])
+    agent = Agent(
+        WaitsForStart(),
+        [deaf],
+        predictors=[Expects(("deaf", {}))],
+        policy=LimitPolicy(),
+    )
     async with agent.open_session() as session:
         first = await agent.run("Go.", session=session)
         messages = [*first.messages, Message(role="user", content="Go on.")]

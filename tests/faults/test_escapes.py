@@ -189,6 +189,7 @@ async def test_escape_7_an_effect_in_the_finally_of_a_late_generator_is_refused(
         generators.append(pages())
         async for page in generators[0]:
             return page
+        return "nothing"
 
     async with ToolCallSpeculator(post, "{}") as guess:
         assert await guess.wait() == "first"

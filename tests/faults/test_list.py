@@ -14,7 +14,7 @@ LIST = runpy.run_path(str(HERE / "__init__.py"))
 
 
 @functools.cache
-def tests_in(path):
+def names_of_tests(path):
     """The names of the test functions of a file."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def tests_in(path):
 
 def numbers_here(kind):
     """The numbers that the names of the tests beside this one carry."""
-    names = [name for path in HERE.glob("test_*.py") for name in tests_in(path)]
+    names = [name for path in HERE.glob("test_*.py") for name in names_of_tests(path)]
     found = (re.match(rf"test_{kind}_(\d+)_", name) for name in names)
     return {int(match[1]) for match in found if match}
 
@@ -46,7 +46,7 @@ def test_every_test_that_is_named_exists(place):
     assert nodes
     for node in nodes:
         path, _, name = node.partition("::")
-        assert name in tests_in(ROOT / path), node
+        assert name in names_of_tests(ROOT / path), node
 
 
 def test_every_fault_without_a_test_says_why():

@@ -44,7 +44,7 @@ class Program:
         plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
         self.plans = {plan.name: plan for plan in plans}
         self.tools = [plan.make_tool() for plan in plans]
-        self.user_messages = rng.choice((1, 1, 1, 2))
+        self.user_messages = rng.choice((1, 1, 1, 1, 2))
         self.thinks = eighths(rng, 3)
         self.conditions = [] if self.mood == "deep" else self._draw_conditions(rng)
         self._draw_model(rng)
@@ -67,12 +67,15 @@ class Program:
                 "cost_usd": rng.choice((0.0,) * 7 + (0.25,)),
                 "egress": rng.random() < 0.05,
             }
+        keys = rng.choice(("exact", "exact", "wide", "none")) if rough else "exact"
+        if effect is Effect.READ and rng.random() < 0.15:
+            keys, options["deterministic"] = "nothing", rng.random() < 0.7
         early = ("true",) * 9 + ("changing",)
         fails = (12, 1, 1, 1, 1) if rough else (1, 0, 0, 0, 0)
         return ToolPlan(
             name=f"t{number}",
             effect=effect,
-            keys=rng.choice(("exact", "exact", "wide", "none")) if rough else "exact",
+            keys=keys,
             copies=effect is not Effect.READ and rng.random() < 0.3,
             options=options,
             before=eighths(rng, slow),
@@ -85,7 +88,8 @@ class Program:
 
     def _draw_model(self, rng: random.Random) -> None:
         rough = self.mood == "rough"
-        self.turns = rng.randint(1, 3) if rough else rng.randint(2, 4)
+        turns = {"rough": (1, 1, 2, 3), "well": (2, 2, 3), "deep": (3, 4)}
+        self.turns = rng.choice(turns[self.mood])
         self.streams = rng.random() < 0.7
         self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
         self.revises = rng.choice((0.0,) * 5 + (0.3,))
@@ -171,7 +175,7 @@ class Program:
         rng = pick(self.seed, "model", said, sorted(request.settings))
         calls: tuple[ToolCall, ...] = ()
         if since_user < self.turns and rng.random() < 0.85:
-            count = rng.choice((1, 1, 2, 2, 3))
+            count = rng.choice((1, 1, 1, 2, 2, 3))
             calls = tuple(self.draw_call(rng, f"c.{turn}.{n}") for n in range(count))
             if count > 1 and rng.random() < 0.2:  # an equal one beside
                 calls = (*calls[:-1], ToolCall(calls[-1].id, calls[0].name, calls[0].arguments))

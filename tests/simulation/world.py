@@ -32,7 +32,7 @@ class ToolPlan:
 
     name: str
     effect: Effect
-    keys: str  # "exact", "wide" or "none": how its resources are declared
+    keys: str  # how its resources are declared: "exact", "wide", "none" or "nothing"
     copies: bool  # it reads another key than it writes
     options: dict[str, object]
     before: float  # seconds before it reads the state
@@ -57,7 +57,7 @@ def _make_tool(effect: Effect, keys: str, copies: bool) -> Tool:
     ) -> str:
         return await context.deps.run_tool(context, k, v, r)
 
-    writes = {"exact": ["k:{k}"], "wide": ["k"], "none": None}[keys]
+    writes = {"exact": ["k:{k}"], "wide": ["k"], "none": None, "nothing": []}[keys]
     reads = ["k:{r}"] if copies and keys == "exact" else writes
     if effect is Effect.READ:
         writes = None
@@ -90,6 +90,8 @@ class World:
                 raise ConnectionError("only a guess fails so")
             await anyio.sleep(plan.before + _tie_break(context))
             seen = self.state.get(r if plan.copies else k, "-")
+            if plan.keys == "nothing":
+                seen = f"always {v}"
             if plan.fails == "always" or (plan.fails == "later" and is_guess(context)):
                 raise ValueError(f"no {k}")
             await anyio.sleep(plan.between)
@@ -99,7 +101,8 @@ class World:
                 return f"{k} is {seen}"
             new = changed(seen, v)
             self._state_early(plan, context, f"{k}:={new}")
-            await context.barrier.wait()
+            if plan.effect is Effect.GATED:
+                await context.barrier.wait()
             await anyio.sleep(plan.after + _tie_break(context) / 4)
             self.state[k] = new
             self.effects.append((context.call.id, k, new))
