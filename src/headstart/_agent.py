@@ -21,7 +21,7 @@ from ._messages import (
     Usage,
 )
 from ._policy import Experience
-from ._session import Approve, Session
+from ._session import Approve, Permit, Session
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -81,6 +81,7 @@ class Agent(Generic[Deps]):
         settings: Sent with every request: temperature and so on.
         max_turns: Model requests that one run may take.
         approve: Decides each real call of a tool with `approval`.
+        permit: Says whether a real call may use a launch now; see `Session`.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Agent(Generic[Deps]):
         settings: Mapping[str, Any] | None = None,
         max_turns: int = 20,
         approve: Approve | None = None,
+        permit: Permit | None = None,
     ) -> None:
         self.model = model
         self.tools = tuple(tools)
@@ -103,6 +105,7 @@ class Agent(Generic[Deps]):
         self.settings = dict(settings or {})
         self.max_turns = max_turns
         self.approve = approve
+        self.permit = permit
         self._experience = Experience()
         Session(self.tools, approve=approve)  # what can never work is said now
 
@@ -111,6 +114,7 @@ class Agent(Generic[Deps]):
         *,
         deps: Deps | None = None,
         sink: Sink | None = None,
+        experience: Experience | None = None,
         conditions: Sequence[WriteBarrier] = (),
         speculate: bool = True,
         name: str | None = None,
@@ -118,16 +122,19 @@ class Agent(Generic[Deps]):
         """A session for one conversation, to be used in `async with`.
 
         With one, reads that were launched early are kept from a user message to the
-        next. The arguments are those of `Session`.
+        next. The arguments are those of `Session`. Without `experience`, the sessions of an
+        agent share one; give each tenant its own if one's bad guesses must not slow
+        another down.
         """
         return Session(
             self.tools,
             deps=deps,
             predictors=self.predictors,
             policy=self.policy,
-            experience=self._experience,
+            experience=experience if experience is not None else self._experience,
             sink=sink,
             approve=self.approve,
+            permit=self.permit,
             conditions=conditions,
             speculate=speculate,
             name=name,

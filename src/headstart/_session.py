@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 Deps = TypeVar("Deps", default=Any)
 Approve = Callable[[ToolCall, Any], Awaitable[bool]]
+Permit = Callable[[ToolCall, Any], bool]
 
 logger = logging.getLogger("headstart")
 _numbers = itertools.count(1)
@@ -97,6 +98,10 @@ class Session(Generic[Deps]):
         sink: Who is told what happened.
         approve: Decides each real call of a tool with `approval`: an async function of
             the call and `deps`. It is asked once a call, never for a guess.
+        permit: Says, for each real call that would adopt a launch, whether it may run
+            now: a plain function of the call and `deps`, for permissions that may have
+            gone since the launch. Where it does not return `True`, the launch is
+            discarded and the call runs for real, so that the tool itself decides.
         conditions: Barriers that must be open before any effect of this session: a
             guardrail that is still thinking, say.
         ordered: Say so if the host runs the calls of a turn one after the other instead
@@ -119,6 +124,7 @@ class Session(Generic[Deps]):
         experience: Experience | None = None,
         sink: Sink | None = None,
         approve: Approve | None = None,
+        permit: Permit | None = None,
         conditions: Sequence[WriteBarrier] = (),
         ordered: bool = False,
         speculate: bool = True,
@@ -140,6 +146,7 @@ class Session(Generic[Deps]):
         self._experience = experience if experience is not None else Experience()
         self._sink = sink
         self._approve = approve
+        self._permit = permit
         self._conditions = tuple(conditions)
         self._ordered = ordered
         self._speculate = speculate
@@ -418,12 +425,25 @@ class Session(Generic[Deps]):
     def _adoptable(self, slot: Slot) -> Launch | None:
         """The launch of a call, if it may be adopted now; else it is discarded."""
         launch = slot.launch
-        refusal = None if launch is None else self._pool.refuse_adoption(launch)
-        if launch is None or refusal is None:
+        if launch is None:
+            return None
+        refusal = self._pool.refuse_adoption(launch)
+        if refusal is None and not self._is_permitted(slot.call):
+            refusal = "it is not permitted now"
+        if refusal is None:
             return launch
         self._pool.discard(launch, refusal)
         slot.launch = None
         return None
+
+    def _is_permitted(self, call: ToolCall) -> bool:
+        if self._permit is None:
+            return True
+        try:
+            return self._permit(call, self.deps) is True
+        except Exception:
+            logger.exception("permit() failed; the call runs for real.")
+            return False
 
     async def _is_approved(self, slot: Slot) -> bool:
         self._turns.prepare(slot)

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from headstart import Agent, Effect, ToolContext, ValuePolicy, tool
+from headstart import Agent, Effect, Experience, ToolContext, ValuePolicy, tool
 from headstart._events import CallLaunched, CallPredicted, CallRefused
 from headstart.predictors import RulePredictor, rule
 from headstart.testing import ScriptedModel
@@ -103,11 +103,7 @@ async def test_fault_48_what_is_no_longer_permitted_is_neither_done_nor_shown(
     assert bool(arm.of(CallLaunched)) is speculate  # before it was withdrawn
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Nothing decides anew, at its adoption, whether a read without 'approval' is "
-    "still permitted: its early result is shown, and without speculation it is refused.",
-)
+@pytest.mark.requirement("engine:authority")
 async def test_fault_48_what_was_read_before_a_logout_is_withheld_after_it():
     @tool(effect=Effect.READ)
     async def open_file(ctx: ToolContext[World]) -> str:
@@ -117,8 +113,22 @@ async def test_fault_48_what_was_read_before_a_logout_is_withheld_after_it():
 
     model = ScriptedModel([[("open_file", {})], "Done."], delay=2.0)
     guess = Expects(("open_file", {}))
-    _, on = await play_both(Agent(model, [open_file], predictors=[guess]))
+    agent = Agent(
+        model, [open_file], predictors=[guess], permit=lambda _, world: world.now < 1.0
+    )
+    _, on = await play_both(agent)
     assert on.answers == ["PermissionError: logged out"]
+
+
+@pytest.mark.requirement("engine:authority")
+async def test_fault_48_a_permission_that_cannot_be_told_is_none():
+    def permit(call, world):
+        raise RuntimeError
+
+    model = ScriptedModel([[LOOK_7], "Done."], delay=2.0)
+    agent = Agent(model, [read()], predictors=[Expects(LOOK_7)], permit=permit)
+    off, on = await play_both(agent)
+    assert on.seconds == off.seconds
 
 
 def trusting(model, predictors):
@@ -138,16 +148,12 @@ async def test_fault_52_poisoned_guesses_turn_themselves_off_and_recover():
     assert launched[-10:] == [1] * 10
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="All sessions of an agent learn together: what one tenant's predictions "
-    "missed turns speculation off for the others. open_session() takes no experience.",
-)
 async def test_fault_52_what_one_tenant_poisons_stays_with_that_tenant():
     silent = ScriptedModel(lambda _: "No need.", delay=1.0)
     agent = trusting(silent, [Expects(LOOK_7)])
+    attacker, victim = Experience(), Experience()
     for _ in range(100):
-        await play(agent, name="attacker")
+        await play(agent, experience=attacker)
     agent.model = ScriptedModel([[LOOK_7], "Done."], delay=1.0, stream=False)
-    arms = [await play(agent, name="victim") for _ in range(3)]
+    arms = [await play(agent, experience=victim) for _ in range(3)]
     assert [len(arm.of(CallLaunched)) for arm in arms] == [1, 1, 1]
