@@ -75,6 +75,7 @@ class _Core:
         "process",
         "reason",
         "waiters",
+        "watchers",
     )
 
     def __init__(self, name: str) -> None:
@@ -86,8 +87,10 @@ class _Core:
         self.parents: list[_Core] = []  # those that were effectively held; none once
         # it is not held itself, so that a long chain of turns does not stay in memory
         self.pending = 1  # itself, and its parents that are not effectively flushed
-        self.children: set[_Core] = set()  # those that are effectively held
-        self.waiters: set[_Waiter] = set()
+        # All three are made when something is put in, as most stay empty.
+        self.children: set[_Core] | None = None  # those that are effectively held
+        self.waiters: set[_Waiter] | None = None
+        self.watchers: list[_Waiter] | None = None  # who never leave before it settles
         self.on_first_wait: Callable[[], None] | None = None
         self.process = _process
 
@@ -100,10 +103,14 @@ class _Core:
             return []
         if parent.effective is DENIED and parent.denied_by is not None:
             return _spread_denial(self, parent.denied_by)
-        if parent.effective is HELD and self not in parent.children:
+        if parent.effective is HELD:
+            if parent.children is None:
+                parent.children = set()
+            elif self in parent.children:
+                return []
+            parent.children.add(self)
             self.parents.append(parent)
             self.pending += 1
-            parent.children.add(self)
         return []
 
     def has_ancestor(self, sought: _Core) -> bool:
@@ -158,12 +165,9 @@ def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
         core.effective = DENIED
         core.denied_by = origin
         for parent in core.parents:
-            parent.children.discard(core)
-        core.parents = []
-        woken.extend(core.waiters)
-        core.waiters = set()
-        stack.extend(core.children)
-        core.children = set()
+            if parent.children is not None:
+                parent.children.discard(core)
+        _empty(core, woken, stack)
     return woken
 
 
@@ -176,12 +180,21 @@ def _spread_flush(first: _Core) -> list[_Waiter]:
         if core.pending or core.effective is not HELD:
             continue
         core.effective = FLUSHED
-        core.parents = []
-        woken.extend(core.waiters)
-        core.waiters = set()
-        stack.extend(core.children)
-        core.children = set()
+        _empty(core, woken, stack)
     return woken
+
+
+def _empty(core: _Core, woken: list[_Waiter], stack: list[_Core]) -> None:
+    core.parents = []
+    if core.waiters is not None:
+        woken.extend(core.waiters)
+        core.waiters = None
+    if core.watchers is not None:
+        woken.extend(core.watchers)
+        core.watchers = None
+    if core.children is not None:
+        stack.extend(core.children)
+        core.children = None
 
 
 class _LoopWaiter:
@@ -272,6 +285,8 @@ def _enter(core: _Core, waiter: _Waiter) -> BarrierState:
     with _lock:
         state = core.effective
         if state is HELD:
+            if core.waiters is None:
+                core.waiters = set()
             core.waiters.add(waiter)
     if _dropped:
         _deny_dropped()
@@ -285,8 +300,10 @@ def _announce_wait(core: _Core) -> None:
 
 
 def _leave(core: _Core, waiter: _Waiter) -> None:
-    with _lock:
-        core.waiters.discard(waiter)
+    if core.effective is HELD:  # settled for good, it has let go of all waiters
+        with _lock:
+            if core.waiters is not None:
+                core.waiters.discard(waiter)
     if _dropped:
         _deny_dropped()
 
@@ -344,7 +361,7 @@ class WriteBarrier:
             _check_is_barrier(parent)
         self._core = _Core(name or f"barrier-{next(_names)}")
         if parents:
-            self.require(*parents)
+            self._require(parents)
 
     def __repr__(self) -> str:
         return f"<WriteBarrier {self.name!r} {self.effective_state.value}>"
@@ -387,9 +404,12 @@ class WriteBarrier:
             UsageError: A condition depends on this barrier itself, so that it could
                 never open, or it is no barrier.
         """
-        woken: list[_Waiter] = []
         for parent in parents:
             _check_is_barrier(parent)
+        self._require(parents)
+
+    def _require(self, parents: tuple[WriteBarrier, ...]) -> None:
+        woken: list[_Waiter] = []
         with _lock:
             if self._core.children or self in parents:
                 for parent in parents:
@@ -476,8 +496,16 @@ class WriteBarrier:
         It is called at once if that is so already, at once in the task that settles
         the barrier if that runs in this thread, and soon otherwise. It must not wait.
         """
-        if _enter(self._core, _LoopWaiter(callback)) is not HELD:
-            callback()
+        core = self._core
+        if core.state() is HELD:
+            watcher = _LoopWaiter(callback)
+            with _lock:
+                if core.effective is HELD:
+                    if core.watchers is None:
+                        core.watchers = []
+                    core.watchers.append(watcher)
+                    return
+        callback()
 
     def on_first_wait(self, callback: Callable[[], None]) -> None:
         """Call `callback`, once, when somebody first has to wait here.

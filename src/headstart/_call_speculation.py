@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
@@ -63,6 +64,8 @@ class ToolCallSpeculator:
         conditions: Barriers that must be open before the call's effects, besides its
             own: a guardrail that still thinks. Denying one refuses the effects, as
             it would those of a real call; it does not discard the call.
+        deps: What the tool receives, where there is no `context`.
+        fingerprint: `tool.fingerprint(arguments)`, where the caller has it already.
 
     Attributes:
         tool: The tool.
@@ -89,6 +92,7 @@ class ToolCallSpeculator:
         "_on_hold",
         "_scope",
         "_task_group",
+        "_thread",
         "_value",
         "arguments",
         "barrier",
@@ -110,6 +114,8 @@ class ToolCallSpeculator:
         parent: WriteBarrier | None = None,
         context: ToolContext[Any] | None = None,
         conditions: Sequence[WriteBarrier] = (),
+        deps: Any = None,
+        fingerprint: ArgumentsFingerprint | None = None,
     ) -> None:
         if not isinstance(tool, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = (
@@ -130,17 +136,18 @@ class ToolCallSpeculator:
         self.early_result: ToolResult | None = None
         self.started_at = self.held_at = self.released_at = -1.0
         self.confirmed_at = self.ended_at = -1.0
-        self._fingerprint: ArgumentsFingerprint | None = tool.fingerprint(arguments)
+        self._fingerprint = fingerprint or tool.fingerprint(arguments)
         self._lifecycle = Lifecycle()
         self._on_early_result = context.receive_early_result if context else None
         self._on_hold: Callable[[], None] | None = None
         self._on_end: Callable[[], None] | None = None
         self._context: ToolContext[Any] = ToolContext(
-            deps=context.deps if context else None,
+            deps=context.deps if context else deps,
             call=ToolCall(self.span_id, tool.name, arguments),
             barrier=self._gate,
             on_early_result=self._receive_early_result,
         )
+        self._done: anyio.Event | None = None  # made by whoever first waits for the end
         self._value: Any = None
         self._error: BaseException | None = None
         self._task_group: TaskGroup | None = None
@@ -179,6 +186,8 @@ class ToolCallSpeculator:
         *,
         on_hold: Callable[[], None] | None = None,
         on_end: Callable[[], None] | None = None,
+        on_early_result: Callable[[ToolResult], None] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Start the call in a task group of the caller's, instead of `async with`.
 
@@ -188,21 +197,27 @@ class ToolCallSpeculator:
             task_group: Who owns the task.
             on_hold: Called when the tool first waits at its barrier.
             on_end: Called when the tool has ended, in whatever way.
+            on_early_result: Called with what the tool states before it has ended.
+            clock: The event loop's, where the caller has it already.
         """
         self._refuse_second_launch()
         self._lifecycle.advance(SpeculationInput.ADMIT)
         self._lifecycle.advance(SpeculationInput.LAUNCH)
         self._on_hold = on_hold
         self._on_end = on_end
-        self._done = anyio.Event()
+        self._on_early_result = on_early_result or self._on_early_result
         self._scope = anyio.CancelScope()
-        self._now = running_clock()
+        self._now = clock or running_clock()
         self.started_at = self._now()
         if self.tool.timeout is not None:
             self._scope.deadline = self.started_at + self.tool.timeout
-        self.barrier.on_settled(self._obey_barrier)
-        self._gate.on_settled(self._note_release)
-        self._gate.on_first_wait(in_this_loop(self._hold))
+        if self._gate is self.barrier:
+            self._gate.on_settled(self._follow_gate)
+        else:
+            self.barrier.on_settled(self._obey_barrier)
+            self._gate.on_settled(self._note_release)
+        self._thread = threading.get_ident()
+        self._gate.on_first_wait(self._note_hold)
         task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
 
     async def _run(self) -> None:
@@ -241,9 +256,14 @@ class ToolCallSpeculator:
             failed = error is not None
             step = SpeculationInput.FAIL if failed else SpeculationInput.FINISH
             self._lifecycle.advance(step)
-        self._done.set()
+        if self._done is not None:
+            self._done.set()
         if self._on_end is not None:
             self._on_end()
+
+    def _follow_gate(self) -> None:
+        self._obey_barrier()
+        self._note_release()
 
     def _obey_barrier(self) -> None:
         """Follow the barrier, whoever settled it, from wherever."""
@@ -258,6 +278,9 @@ class ToolCallSpeculator:
         ):
             self._lifecycle.advance(SpeculationInput.FLUSH)
             self.confirmed_at = self._now()
+
+    def _note_hold(self) -> None:
+        call_in_thread(self._thread, self._hold)
 
     def _hold(self) -> None:
         self.held_at = self._now()
@@ -333,7 +356,7 @@ class ToolCallSpeculator:
         """
         self._require_launched()
         self._require_usable()
-        await self._done.wait()
+        await self.wait_until_ended()
         self._require_usable()
         if self._error is not None:
             raise self._error
@@ -342,6 +365,11 @@ class ToolCallSpeculator:
     async def wait_until_ended(self) -> None:
         """Wait until the tool has returned, raised or unwound, whatever came of it."""
         self._require_launched()
+        if self.ended:
+            await anyio.lowlevel.checkpoint()
+            return
+        if self._done is None:
+            self._done = anyio.Event()
         await self._done.wait()
 
     def cancel(self, reason: str = "it was cancelled") -> bool:
@@ -431,18 +459,18 @@ class ToolCallSpeculator:
 
 def in_this_loop(function: Callable[[], None]) -> Callable[[], None]:
     """`function`, to be called from this event loop or from a worker thread of it."""
-    thread = threading.get_ident()
+    return partial(call_in_thread, threading.get_ident(), function)
 
-    def call() -> None:
-        if threading.get_ident() == thread:
-            function()
-            return
-        try:
-            anyio.from_thread.run_sync(function)
-        except RuntimeError:  # in a thread that is not anyio's
-            return
 
-    return call
+def call_in_thread(thread: int, function: Callable[[], None]) -> None:
+    """Call `function` here if this is `thread`, or from a worker thread in its loop."""
+    if threading.get_ident() == thread:
+        function()
+        return
+    try:
+        anyio.from_thread.run_sync(function)
+    except RuntimeError:  # in a thread that is not anyio's
+        return
 
 
 def gated_by(barrier: WriteBarrier, conditions: Sequence[WriteBarrier]) -> WriteBarrier:

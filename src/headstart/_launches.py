@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._call_speculation import ToolCallSpeculator
-from ._calls import ToolCall
 from ._events import (
     CallLaunched,
     CallRefused,
@@ -29,7 +28,7 @@ from ._events import (
 )
 from ._lifecycle import SpeculationState
 from ._policy import REST_S, Candidate, Cause, Experience, Policy, is_overload
-from ._tools import Effect, InvalidArgumentsError, Tool, ToolContext, overlaps
+from ._tools import Effect, InvalidArgumentsError, Tool, overlaps
 from ._turn import Launch, Slot, Turn, touched
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ class Proposal:
     origin: str = ""
     span: str = ""
     slot: Slot | None = None  # the call of a turn that will claim it
+    fingerprint: ArgumentsFingerprint | None = None  # of the arguments, if known
 
 
 class LaunchPool:
@@ -170,33 +170,13 @@ class LaunchPool:
         if self.task_group is None:
             return None
         tool, home = proposal.tool, proposal.home
-        launch: Launch | None = None
-
-        def receive(result: ToolResult) -> None:
-            if launch is not None:
-                self._on_early_result(launch, result)
-
-        def hold() -> None:
-            if launch is not None:
-                span = launch.speculator.span_id
-                self._recorder.emit(EffectHeld, span=span, tool=tool.name)
-
-        def end() -> None:
-            if launch is not None:
-                self._ended(launch)
-
-        context = ToolContext(
-            deps=self._deps,
-            call=ToolCall("", tool.name, proposal.arguments),
-            barrier=home.barrier,
-            on_early_result=receive,
-        )
         speculator = ToolCallSpeculator(
             tool,
             proposal.arguments,
             parent=home.barrier,
-            context=context,
+            deps=self._deps,
             conditions=self._conditions,
+            fingerprint=proposal.fingerprint,
         )
         launch = Launch(
             speculator,
@@ -218,7 +198,14 @@ class LaunchPool:
         if proposal.slot is not None:
             launch.slot = proposal.slot
             proposal.slot.launch = launch
-        speculator.launch(self.task_group, on_hold=hold, on_end=end)
+        watch = _Watch(self, launch)
+        speculator.launch(
+            self.task_group,
+            on_hold=watch.held,
+            on_end=watch.ended,
+            on_early_result=watch.stated,
+            clock=self._now,
+        )
         self._forget_oldest()
         return launch
 
@@ -244,7 +231,17 @@ class LaunchPool:
             turn = turn.parent
         return False
 
-    def _ended(self, launch: Launch) -> None:
+    def held(self, launch: Launch) -> None:
+        """A launch has come to its first effect."""
+        span = launch.speculator.span_id
+        self._recorder.emit(EffectHeld, span=span, tool=launch.tool.name)
+
+    def stated(self, launch: Launch, result: ToolResult) -> None:
+        """A launch has stated its result early."""
+        self._on_early_result(launch, result)
+
+    def ended(self, launch: Launch) -> None:
+        """A launch has ended, adopted or not."""
         self._running[launch.tool.name] -= 1
         if launch not in self._live:
             return
@@ -285,7 +282,7 @@ class LaunchPool:
         ) + sum(
             proposal.slot is None
             and proposal.tool is tool
-            and tool.fingerprint(proposal.arguments) == fingerprint
+            and self._fingerprint_of(proposal) == fingerprint
             for proposal in self._waiting
         )
 
@@ -300,7 +297,7 @@ class LaunchPool:
                 and launch.tool is slot.tool
                 and launch.speculator.state in _USABLE
                 and _visible(launch, turn)
-                and _equal(launch.speculator.fingerprint, slot.fingerprint)
+                and _is_call(launch.speculator, slot)
             ):
                 if _too_old(launch, now):
                     self.discard(launch, "it is older than max_age")
@@ -312,14 +309,18 @@ class LaunchPool:
                 proposal.slot is None
                 and proposal.tool is slot.tool
                 and (proposal.home.confirmed or turn.stands_on(proposal.home))
-                and _equal(
-                    proposal.tool.fingerprint(proposal.arguments), slot.fingerprint
-                )
+                and _equal(self._fingerprint_of(proposal), slot.fingerprint)
             ):
                 # The call itself takes the place of the guess that it would come.
                 self._waiting.remove(proposal)
                 break
         return None
+
+    @staticmethod
+    def _fingerprint_of(proposal: Proposal) -> ArgumentsFingerprint | None:
+        if proposal.fingerprint is None:
+            proposal.fingerprint = proposal.tool.fingerprint(proposal.arguments)
+        return proposal.fingerprint
 
     def unclaimed(self) -> list[Launch]:
         """Live launches that no call has claimed."""
@@ -454,6 +455,25 @@ class LaunchPool:
         self.discard_where("the session ended", lambda _: True)
 
 
+class _Watch:
+    """Tells a pool of one of its launches; smaller than three closures."""
+
+    __slots__ = ("launch", "pool")
+
+    def __init__(self, pool: LaunchPool, launch: Launch) -> None:
+        self.pool = pool
+        self.launch = launch
+
+    def held(self) -> None:
+        self.pool.held(self.launch)
+
+    def ended(self) -> None:
+        self.pool.ended(self.launch)
+
+    def stated(self, result: ToolResult) -> None:
+        self.pool.stated(self.launch, result)
+
+
 def _visible(launch: Launch, turn: Turn) -> bool:
     return launch.home.confirmed or turn.stands_on(launch.home)
 
@@ -462,6 +482,14 @@ def _equal(
     left: ArgumentsFingerprint | None, right: ArgumentsFingerprint | None
 ) -> bool:
     return left is not None and right is not None and left == right
+
+
+def _is_call(speculator: ToolCallSpeculator, slot: Slot) -> bool:
+    if speculator.fingerprint is None:
+        return False
+    if speculator.arguments == slot.call.arguments:
+        return slot.take_fingerprint(speculator.fingerprint)
+    return _equal(speculator.fingerprint, slot.fingerprint)
 
 
 def _too_old(launch: Launch, now: float) -> bool:

@@ -30,6 +30,8 @@ class SpeculationState(enum.Enum):
     REFUSED = "refused"
     CANCELLED = "cancelled"
 
+    __hash__ = object.__hash__  # of Enum's own, which hashes the name, each time
+
 
 class SpeculationInput(enum.Enum):
     """What can happen to a speculated call."""
@@ -50,6 +52,8 @@ class SpeculationInput(enum.Enum):
     """It is not wanted, or may not be used."""
     CANCEL = "cancel"
     """The host cancelled the call after it was confirmed."""
+
+    __hash__ = object.__hash__
 
 
 _S = SpeculationState

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from ._events import Recorder
     from ._launches import LaunchPool
     from ._messages import ModelResponse
-    from ._tools import Tool
+    from ._tools import ArgumentsFingerprint, Tool
     from ._turn import Launch, Turn
     from .predictors import Predictor
 
 logger = logging.getLogger("headstart")
 
+MAX_FINGERPRINTS = 32
 MAX_PREDICTIONS = 64
 """Predictions that are looked at, of one answer of one predictor."""
 
@@ -79,6 +80,7 @@ class PredictorDesk:
         self._clerks: list[_Clerk] = []
         self._speculated: dict[Turn, anyio.CancelScope] = {}
         self._asked: _Question | None = None
+        self._fingerprints: dict[tuple[str, str], ArgumentsFingerprint] = {}
 
     def ask(self, turn: Turn, group: TaskGroup) -> None:
         """Ask every predictor about a turn as it stands now."""
@@ -169,7 +171,7 @@ class PredictorDesk:
                 turn.forecast.append(expected)
             if wanted <= self._count_coming(turn, expected):
                 continue
-            proposal = self._note_prediction(turn, prediction, predictor, expected.tool)
+            proposal = self._note_prediction(turn, prediction, predictor, expected)
             if self._is_declined(turn, expected):
                 self._pool.refuse(proposal, "the model declined it before")
             else:
@@ -184,7 +186,7 @@ class PredictorDesk:
             msg = f"A predictor proposes Prediction objects, not {kind}."
             raise PredictorError(msg, reason="not a prediction")
         tool = self._tools.get(prediction.tool)
-        fingerprint = tool and tool.fingerprint(prediction.arguments_text)
+        fingerprint = tool and self._fingerprint(tool, prediction.arguments_text)
         if tool is None or fingerprint is None:
             what = "which is no tool" if tool is None else "with invalid arguments"
             msg = f"A predictor proposed {prediction.tool!r}, {what}."
@@ -198,12 +200,28 @@ class PredictorDesk:
             styled=prediction.styled,
         )
 
+    def _fingerprint(self, tool: Tool, arguments: str) -> ArgumentsFingerprint | None:
+        # Predictors are asked several times a turn, and mostly say the same.
+        known = self._fingerprints.get((tool.name, arguments))
+        if known is None:
+            known = tool.fingerprint(arguments)
+            if known is not None:
+                if len(self._fingerprints) >= MAX_FINGERPRINTS:
+                    self._fingerprints.clear()
+                self._fingerprints[tool.name, arguments] = known
+        return known
+
     def _note_prediction(
-        self, turn: Turn, prediction: Prediction, predictor: Predictor, tool: Tool
+        self,
+        turn: Turn,
+        prediction: Prediction,
+        predictor: Predictor,
+        expected: Forecast,
     ) -> Proposal:
         proposal = Proposal(
             home=turn,
-            tool=tool,
+            tool=expected.tool,
+            fingerprint=expected.fingerprint,
             arguments=prediction.arguments_text,
             cause="predicted",
             probability=prediction.probability,
@@ -214,7 +232,7 @@ class PredictorDesk:
             CallPredicted,
             turn=turn.id,
             span=proposal.span,
-            tool=tool.name,
+            tool=expected.tool.name,
             origin=proposal.origin,
             probability=prediction.probability,
         )

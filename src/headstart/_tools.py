@@ -295,7 +295,9 @@ class Tool:
         self._takes_context, fields = _read_signature(function, self.name)
         self._model: type[BaseModel] | None = None
         if parameters is None:
-            self._names = tuple(fields)
+            self._names = tuple(
+                (name, _FIELD.format(position)) for position, name in enumerate(fields)
+            )
             self._model, parameters = _arguments_model(self.name, fields)
         self.parameters = parameters
         names = None if self._model is None else set(fields)
@@ -345,10 +347,7 @@ class Tool:
         except Exception as error:  # a validator may raise anything
             raise InvalidArgumentsError(f"{type(error).__name__}: {error}") from error
         values = vars(model)
-        return {
-            name: values[_FIELD.format(position)]
-            for position, name in enumerate(self._names)
-        }
+        return {name: values[field] for name, field in self._names}
 
     def fingerprint(self, arguments: str) -> ArgumentsFingerprint | None:
         """What two argument texts are compared by; `None` matches nothing."""

@@ -98,6 +98,12 @@ class Slot:
             self._fingerprint = self.tool.fingerprint(self.call.arguments)
         return self._fingerprint
 
+    def take_fingerprint(self, fingerprint: ArgumentsFingerprint) -> bool:
+        """Take that of an equal text, unless there is a problem with the call."""
+        if self.problem is None and self._fingerprint is None:
+            self._fingerprint = fingerprint
+        return self.problem is None
+
     @property
     def touches(self) -> ResourceKeys:
         """What it reads or changes."""

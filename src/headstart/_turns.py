@@ -278,6 +278,7 @@ class TurnTree:
                 arguments=slot.call.arguments,
                 cause="sealed",
                 slot=slot,
+                fingerprint=slot.fingerprint,
             )
         )
 
@@ -346,8 +347,10 @@ class TurnTree:
         """An unadopted launch has its result: further ahead that is as good as one."""
         slot = launch.slot
         if slot is None:
-            self.consider_run_beside(self.current or launch.home)
-            self.consider_run_beside(launch.home)
+            current = self.current or launch.home
+            self.consider_run_beside(current)
+            if current is not launch.home:
+                self.consider_run_beside(launch.home)
         elif not slot.turn.confirmed:
             self._take_launched_result(slot, launch)
 
@@ -431,14 +434,14 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
+        if turn.child is not None or turn.partial or turn.attempts >= MAX_ATTEMPTS:
+            return
+        if self._refuses_run_beside(turn) or _speaks_while_calling(turn.request):
+            return
         known = self._forecast_results(turn)
-        if known is None or turn.partial or _speaks_while_calling(turn.request):
+        if known is None:
             return
         calls = tuple(call for call, _ in known)
-        if turn.child is not None or turn.attempts >= MAX_ATTEMPTS:
-            return
-        if self._refuses_run_beside(turn):
-            return
         turn.attempts += 1
         turn.assumed = [
             self.new_slot(turn, index, call) for index, call in enumerate(calls)
@@ -496,16 +499,17 @@ class TurnTree:
             descendant = descendant.child
 
     def _refuses_run_beside(self, turn: Turn) -> bool:
-        if self._now() < self._rests_until:
+        probable = [
+            expected.probability
+            for expected in turn.forecast
+            if expected.probability >= PROBABLE
+        ]
+        if not probable or self._now() < self._rests_until:
             return True
         try:
             refusal = self._policy.refuse_run_beside(
                 depth=turn.depth + 1,
-                probability=min(
-                    expected.probability
-                    for expected in turn.forecast
-                    if expected.probability >= PROBABLE
-                ),
+                probability=min(probable),
                 wasted_tokens=self._wasted_tokens,
             )
         except Exception:

@@ -90,6 +90,7 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
                 policy=program.policy,
                 sink=outcome.log,
                 approve=program.approve,
+                permit=program.permit if program.mood == "rough" else None,
                 conditions=conditions,
                 ordered=program.host.startswith("ordered"),
             ) as session,
@@ -160,7 +161,10 @@ def check_same(program: Program, plain: Outcome, ahead: Outcome) -> None:
     if not program.whims:  # what was interrupted may have been at the host already
         assert ahead.shown == plain.shown, "the user was shown something else"
     if not program.fails:  # a request that failed ahead is sent again
-        assert ahead.seconds <= plain.seconds, "slower than without"
+        # A real call takes up to 3/64 s longer than its launch, so that no two of a turn
+        # end at once. So much more of its timeout may be left to a launch that is held.
+        slack = 1 / 16 if any(p.options["timeout"] for p in program.plans.values()) else 0.0
+        assert ahead.seconds <= plain.seconds + slack, "slower than without"
 
 
 def check_cancelled(plain: Outcome, cut: Outcome) -> None:

@@ -232,6 +232,13 @@ class Program:
         await anyio.sleep(eighths(rng, 1))
         return rng.random() < 0.7
 
+    def permit(self, call: ToolCall, deps: object) -> bool:
+        """Whether a launch may still be used: mostly."""
+        rng = pick(self.seed, "permit", call.id)
+        if rng.random() < 0.05:
+            raise PermissionError(call.id)
+        return rng.random() < 0.9
+
     def next_message(self, number: int, messages: tuple[Message, ...]) -> Message:
         """What the user says, which depends on what was said to them."""
         rng = pick(self.seed, "user", [m.content for m in messages])
