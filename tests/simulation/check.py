@@ -163,7 +163,8 @@ def check_same(program: Program, plain: Outcome, ahead: Outcome) -> None:
     if not program.fails:  # a request that failed ahead is sent again
         # A real call takes up to 3/64 s longer than its launch, so that no two of a turn
         # end at once. So much more of its timeout may be left to a launch that is held.
-        slack = 1 / 16 if any(p.options["timeout"] for p in program.plans.values()) else 0.0
+        plans = program.plans.values()
+        slack = 1 / 16 if any(plan.options.get("timeout") for plan in plans) else 0.0
         assert ahead.seconds <= plain.seconds + slack, "slower than without"
 
 
