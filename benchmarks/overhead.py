@@ -73,6 +73,36 @@ async def through(predictors) -> float:
         return (time.perf_counter() - began) / CALLS
 
 
+async def calling() -> float:
+    """The tool's seam alone: the time of `session.call`."""
+    async with Session([lookup]) as session:
+        spent = 0.0
+        for _ in range(CALLS):
+            await session.ask(REQUEST, one_call)
+            began = time.perf_counter()
+            await session.call(CALL)
+            spent += time.perf_counter() - began
+        return spent / CALLS
+
+
+async def bare_calling() -> float:
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        await asyncio.create_task(lookup.function(7))
+    return (time.perf_counter() - began) / CALLS
+
+
+async def launching() -> float:
+    """Launch a call in a task group, let it run, adopt it."""
+    async with anyio.create_task_group() as group:
+        began = time.perf_counter()
+        for _ in range(CALLS):
+            guess = ToolCallSpeculator(lookup, CALL.arguments)
+            guess.launch(group)
+            await guess.adopt()
+        return (time.perf_counter() - began) / CALLS
+
+
 async def asking() -> float:
     """The model's seam alone, so that the tool's can be told apart."""
     async with Session([lookup]) as session:
@@ -117,7 +147,8 @@ async def compare(name, ours, theirs, aim) -> None:
     await ours(), await theirs()
     for _ in range(ROUNDS):
         added.append(await ours() - await theirs())
-    print(f"{name:<44}{statistics.median(added) * 1e6:>9.1f} us{aim:>8} us aimed at")
+    aimed = f"{aim:>8} us aimed at" if aim else ""
+    print(f"{name:<44}{statistics.median(added) * 1e6:>9.1f} us{aimed}")
 
 
 async def matching() -> None:
@@ -145,7 +176,9 @@ async def matching() -> None:
                     assert guess.matches(call)
                 times.append((time.perf_counter() - began) / CALLS)
             name = f"matches on {len(text)} B ({kind}, {case})"
-            print(f"{name:<44}{statistics.median(times) * 1e6:>9.1f} us{15:>8} us aimed at")
+            print(
+                f"{name:<44}{statistics.median(times) * 1e6:>9.1f} us{15:>8} us aimed at"
+            )
 
 
 async def memory() -> None:
@@ -177,9 +210,7 @@ async def memory() -> None:
     bare_tasks = [bare_task() for _ in range(count)]
     await asyncio.sleep(0)
     between = tracemalloc.get_traced_memory()[0]
-    tasks = [
-        asyncio.create_task(live(Session([held]), enter)) for _ in range(count)
-    ]
+    tasks = [asyncio.create_task(live(Session([held]), enter)) for _ in range(count)]
     while entered < count:
         await asyncio.sleep(0)
     after = tracemalloc.get_traced_memory()[0]
@@ -205,6 +236,7 @@ async def memory() -> None:
 
 async def many_sessions() -> None:
     for count in (100, 1000) if QUICK else (100, 1000, 10_000):
+
         async def live():
             async with Session([lookup], predictors=[Expects()]) as session:
                 for _ in range(3):
@@ -217,15 +249,23 @@ async def many_sessions() -> None:
             for _ in range(count):
                 group.start_soon(live)
         each = (time.perf_counter() - began) / count
-        print(f"{f'{count} sessions of 3 turns at once':<44}{each * 1e6:>9.0f} us a session")
+        print(
+            f"{f'{count} sessions of 3 turns at once':<44}{each * 1e6:>9.0f} us a session"
+        )
 
 
 async def main() -> None:
     print(f"Python {sys.version.split()[0]}, median of {ROUNDS} rounds of {CALLS}")
+    await compare("a call, no predictors", calling, bare_calling, 40)
+    await compare("a call, launched and adopted alone", launching, bare_calling, 120)
     await compare("a turn and its call, no predictors", lambda: through([]), bare, "")
     await compare("  of which the model's seam", asking, bare_asking, "")
-    await compare("a turn and its call, launched and adopted",
-                  lambda: through([Expects()]), bare, "")
+    await compare(
+        "a turn and its call, launched and adopted",
+        lambda: through([Expects()]),
+        bare,
+        "",
+    )
     await compare("a barrier's wait and flush", barrier, bare_event, 10)
     await matching()
     await memory()

@@ -753,8 +753,8 @@ MUTANTS = [
         "what a policy raises refuses the launch",
         "engine:contained",
         "_launches.py",
-        "        except Exception as error:\n            logger.exception(\"A call of",
-        "        except ZeroDivisionError as error:\n            logger.exception(\"A call of",
+        '        except Exception as error:\n            logger.exception("A call of',
+        '        except ZeroDivisionError as error:\n            logger.exception("A call of',
         "tests/session/test_faults.py",
     ),
     Mutant(

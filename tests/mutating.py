@@ -39,7 +39,11 @@ def passes(killer: str, source: Path) -> bool:
         arguments = ["tests.simulation", "--programs", "300", "--fail-fast"]
     else:
         arguments = ["pytest", "-qx", "-p", "no:cacheprovider", killer]
-    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(source),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-m", *arguments],

@@ -75,7 +75,7 @@ async def outcome(model, *, speculate, tools=(look, change)):
     async with agent.open_session(deps=world, speculate=speculate) as session:
         try:
             result = await agent.run("Go.", session=session)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+        except Exception as error:
             result = (type(error), str(error))
         seconds = anyio.current_time() - world.began
     assert world.running == 0

@@ -95,7 +95,7 @@ async def hop_to_thread(function):
     def run():
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+        except Exception as error:
             future.set_exception(error)
 
     threading.Thread(target=run).start()

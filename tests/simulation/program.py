@@ -60,7 +60,7 @@ class Program:
         options: dict[str, object] = {}
         if self.mood != "deep":
             options = {
-                "approval": rough and rng.random() < 0.1,
+                "approval": rough and rng.random() < 0.15,
                 "max_age": rng.choice((None, 30.0, 30.0, 1.0)),
                 "timeout": rng.choice((None,) * 7 + (137 / 128,)),
                 "max_concurrency": rng.choice((None,) * 7 + (1,)),
@@ -70,7 +70,10 @@ class Program:
         keys = rng.choice(("exact", "exact", "wide", "none")) if rough else "exact"
         if effect is Effect.READ and rng.random() < 0.15:
             keys, options["deterministic"] = "nothing", rng.random() < 0.7
+        longer = rng.choice((0.5, 8)) if rough else 8
         early = ("true",) * 9 + ("changing",)
+        if rough:
+            early = ("none", "true", "true", "false", "changing")
         fails = (12, 1, 1, 1, 1) if rough else (1, 0, 0, 0, 0)
         return ToolPlan(
             name=f"t{number}",
@@ -80,9 +83,9 @@ class Program:
             options=options,
             before=eighths(rng, slow),
             between=eighths(rng, slow),
-            after=eighths(rng, slow / 2 if effect is Effect.READ else 8 * slow),
+            after=eighths(rng, slow / 2 if effect is Effect.READ else slow * longer),
             rest=rng.choice((0.0, 0.0, 0.5)),
-            early=rng.choice(("none", "true", "false", "changing") if rough else early),
+            early=rng.choice(early),
             fails=rng.choices(("never", "always", "after", "first", "later"), fails)[0],
         )
 
@@ -155,7 +158,9 @@ class Program:
         async with anyio.create_task_group() as group:
             for barrier, (at, opens) in zip(conditions, self.conditions, strict=True):
                 if at:
-                    group.start_soon(lambda b=barrier, a=at, o=opens: settle(b, a, opens=o))
+                    group.start_soon(
+                        lambda b=barrier, a=at, o=opens: settle(b, a, opens=o)
+                    )
                 else:
                     await settle(barrier, at, opens=opens)
             yield conditions
@@ -178,9 +183,14 @@ class Program:
             count = rng.choice((1, 1, 1, 2, 2, 3))
             calls = tuple(self.draw_call(rng, f"c.{turn}.{n}") for n in range(count))
             if count > 1 and rng.random() < 0.2:  # an equal one beside
-                calls = (*calls[:-1], ToolCall(calls[-1].id, calls[0].name, calls[0].arguments))
+                calls = (
+                    *calls[:-1],
+                    ToolCall(calls[-1].id, calls[0].name, calls[0].arguments),
+                )
         return ModelResponse(
-            text=f"s{rng.randint(0, 9)}" if not calls or rng.random() < self.talks else "",
+            text=f"s{rng.randint(0, 9)}"
+            if not calls or rng.random() < self.talks
+            else "",
             tool_calls=calls,
             usage=Usage(input_tokens=len(messages), output_tokens=1 + len(calls)),
         )

@@ -91,5 +91,7 @@ class Statistics:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{count:9,}  {name}" for name, count in sorted(self.counts.items()) if count
+            f"{count:9,}  {name}"
+            for name, count in sorted(self.counts.items())
+            if count
         )

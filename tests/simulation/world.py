@@ -40,7 +40,9 @@ class ToolPlan:
     after: float  # seconds from its barrier to its effect
     rest: float
     early: str  # "none", "true", "false" or "changing": what it states before that
-    fails: str  # "never", "always", "after", or as a guess: at its "first" or "later" step
+    fails: (
+        str  # "never", "always", "after", or as a guess: at its "first" or "later" step
+    )
 
     def make_tool(self) -> Tool:
         tool = copy.copy(_make_tool(self.effect, self.keys, self.copies))
