@@ -90,7 +90,7 @@ async def run_ahead(program: Program, *, cancel_at: float = math.inf) -> Outcome
                 policy=program.policy,
                 sink=outcome.log,
                 approve=program.approve,
-                permit=program.permit if program.mood == "rough" else None,
+                permit=program.permit if program.has_permits else None,
                 conditions=conditions,
                 ordered=program.host.startswith("ordered"),
             ) as session,

@@ -25,10 +25,10 @@ from headstart import (
 )
 
 from .guessing import Guesser, Stater
+from .mood import MOODS
 from .world import ToolPlan, World, eighths, pick, turn_of
 
 WHIMS = ("interrupt", "forget", "settings")
-POLICIES = (LimitPolicy, ValuePolicy)
 
 
 class Program:
@@ -37,77 +37,70 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         rng = random.Random(seed)
-        # Some programs go well, so that what goes ahead goes far ahead, and some even
-        # better.
-        self.mood = rng.choices(("rough", "well", "deep"), (5, 3, 2))[0]
-        self.key_count = rng.randint(1, 3) if self.mood == "rough" else 6
-        plans = [self._plan(rng, n) for n in range(rng.randint(2, 5))]
+        weights = [mood.weight for mood in MOODS.values()]
+        (name,) = rng.choices(list(MOODS), weights)
+        self.mood = mood = MOODS[name]
+        self.key_count = rng.choice(mood.key_counts)
+        plans = [self._plan(rng, n) for n in range(rng.choice(mood.tool_counts))]
         self.plans = {plan.name: plan for plan in plans}
         self.tools = [plan.make_tool() for plan in plans]
         self.user_messages = rng.choice((1, 1, 1, 1, 2))
         self.thinks = eighths(rng, 3)
-        self.conditions = [] if self.mood == "deep" else self._draw_conditions(rng)
-        self._draw_model(rng)
+        self.conditions = self._draw_conditions(rng)
+        self.turns = rng.choice(mood.turn_counts)
+        self.streams = rng.random() < 0.7
+        self.talks = rng.choice(mood.talks)
+        self.revises = 0.3 if rng.random() < mood.revises else 0.0
+        self.fails = 0.1 if rng.random() < mood.model_fails else 0.0
         self._draw_host(rng)
-        self._draw_guessers(rng)
+        self.has_permits = rng.random() < 0.2
+        count = rng.choice(mood.guesser_counts)
+        self.guessers = [rng.choice(mood.guessers) for _ in range(count)]
+        self.states = rng.choice(mood.states)
+        self.policy = rng.choice((LimitPolicy, ValuePolicy))(
+            max_depth=rng.choice(mood.depths),
+            max_in_flight=rng.choice(mood.in_flight),
+            min_beside_probability=rng.choice((0.5, 1.1)),
+        )
 
     def _plan(self, rng: random.Random, number: int) -> ToolPlan:
-        rough = self.mood == "rough"
-        effect = rng.choice((Effect.READ, Effect.READ, Effect.GATED, Effect.GATED))
-        if rough and rng.random() < 0.2:
+        mood = self.mood
+        effect = rng.choice((Effect.READ, Effect.GATED))
+        if rng.random() < mood.unsafe:
             effect = Effect.UNSAFE
-        slow = 1.0 if rough else 0.25
-        options: dict[str, object] = {}
-        if self.mood != "deep":
-            options = {
-                "approval": rough and rng.random() < 0.15,
+        is_read = effect is Effect.READ
+        options: dict[str, object] = {"approval": rng.random() < mood.approval}
+        if mood.limits:
+            options |= {
                 "max_age": rng.choice((None, 30.0, 30.0, 1.0)),
                 "timeout": rng.choice((None,) * 7 + (137 / 128,)),
                 "max_concurrency": rng.choice((None,) * 7 + (1,)),
                 "cost_usd": rng.choice((0.0,) * 7 + (0.25,)),
                 "egress": rng.random() < 0.05,
             }
-        keys = rng.choice(("exact", "exact", "wide", "none")) if rough else "exact"
-        if effect is Effect.READ and rng.random() < 0.15:
+        keys = rng.choice(mood.keys)
+        if is_read and rng.random() < 0.15:
             keys, options["deterministic"] = "nothing", rng.random() < 0.7
-        longer = rng.choice((0.5, 8)) if rough else 8
-        early = ("true",) * 9 + ("changing",)
-        if rough:
-            early = ("none", "true", "true", "false", "changing")
-        fails = (12, 1, 1, 1, 1) if rough else (1, 0, 0, 0, 0)
         return ToolPlan(
             name=f"t{number}",
             effect=effect,
             keys=keys,
-            copies=effect is not Effect.READ and rng.random() < 0.3,
+            copies=not is_read and rng.random() < 0.3,
             options=options,
-            before=eighths(rng, slow),
-            between=eighths(rng, slow),
-            after=eighths(rng, slow / 2 if effect is Effect.READ else slow * longer),
+            before=eighths(rng, mood.slow),
+            between=eighths(rng, mood.slow),
+            after=eighths(rng, mood.slow / 2 if is_read else rng.choice(mood.after)),
             rest=rng.choice((0.0, 0.0, 0.5)),
-            early=rng.choice(early),
-            fails=rng.choices(("never", "always", "after", "first", "later"), fails)[0],
+            early=rng.choice(mood.early),
+            fails=rng.choice(mood.failing),
         )
-
-    def _draw_model(self, rng: random.Random) -> None:
-        rough = self.mood == "rough"
-        turns = {"rough": (1, 1, 2, 3), "well": (2, 2, 3), "deep": (3, 4)}
-        self.turns = rng.choice(turns[self.mood])
-        self.streams = rng.random() < 0.7
-        self.talks = rng.choice((0.0, 0.0, 0.6))  # how often calls come with text
-        self.revises = rng.choice((0.0,) * 5 + (0.3,))
-        self.fails = 0.1 if rng.random() < 0.1 else 0.0
-        self.slowest = 2.0 if rough else 0.5
-        if self.mood == "deep":
-            self.talks = self.revises = self.fails = 0.0
-            self.slowest = 0.25
 
     def _draw_host(self, rng: random.Random) -> None:
         hosts = ("agent", "agent", "ordered agent", "at once", "in order", "ordered")
         self.host = rng.choice(hosts)
         # When a late condition lets go of what waits, calls that run side by side race:
         # who is where by then is a matter of speed.
-        if any(at > 0 and verdict for at, verdict in self.conditions):
+        if any(at > 0 and opens for at, opens in self.conditions):
             self.host = rng.choice(("ordered agent", "in order", "ordered"))
         self.is_agent = self.host in ("agent", "ordered agent")
         self.in_order = self.host in ("ordered agent", "in order", "ordered")
@@ -116,27 +109,9 @@ class Program:
             self.whims = rng.choice((0.0, 0.1, 0.25))
             self.cuts = rng.choice((0.0, 0.0, 0.25))
 
-    def _draw_guessers(self, rng: random.Random) -> None:
-        rough = self.mood == "rough"
-        kinds = ("right", "twice")
-        if rough:
-            kinds += ("right", "wrong", "late", "hangs", "raises", "mixed")
-        self.guessers = [rng.choice(kinds) for _ in range(rng.randint(0, 3))]
-        self.states = rng.choice(("no", "no", "right", "wrong", "mixed"))
-        if not rough:
-            self.guessers = self.guessers[:1] or ["right"]
-            self.states = rng.choice(("no", "right"))
-        kind = LimitPolicy if self.mood == "deep" else rng.choice(POLICIES)
-        self.policy = kind(
-            max_depth=rng.choice((0, 1, 1, 2) if rough else (2, 3, 5)),
-            max_in_flight=rng.choice((1, 3, 8) if rough else (8, 30)),
-            min_beside_probability=rng.choice((0.5, 1.1)),
-        )
-
-    @staticmethod
-    def _draw_conditions(rng: random.Random) -> list[tuple[float, bool]]:
+    def _draw_conditions(self, rng: random.Random) -> list[tuple[float, bool]]:
         """When each condition is settled, and whether it is opened then."""
-        if rng.random() < 0.75:
+        if rng.random() >= self.mood.conditions:
             return []
         return [
             (eighths(rng, rng.choice((0, 4, 16))), rng.random() < 0.8)
@@ -180,7 +155,7 @@ class Program:
         rng = pick(self.seed, "model", said, sorted(request.settings))
         calls: tuple[ToolCall, ...] = ()
         if since_user < self.turns and rng.random() < 0.85:
-            count = rng.choice((1, 1, 1, 2, 2, 3))
+            count = rng.choice(self.mood.call_counts)
             calls = tuple(self.draw_call(rng, f"c.{turn}.{n}") for n in range(count))
             if count > 1 and rng.random() < 0.2:  # an equal one beside
                 calls = (
@@ -197,7 +172,7 @@ class Program:
 
     def draw_call(self, rng: random.Random, call_id: str) -> ToolCall:
         name = rng.choice(self.tools).name
-        if rng.random() < (0.06 if self.mood == "rough" else 0.01):
+        if rng.random() < self.mood.broken_calls:
             broken = rng.choice(("{", "[]", '{"k": "x"}', "{}", '{"k": NaN}'))
             return ToolCall(call_id, rng.choice((name, "no_such_tool")), broken)
         arguments = {"k": rng.randrange(self.key_count), "v": rng.randrange(2)}
@@ -210,7 +185,7 @@ class Program:
     async def respond(self, request: ModelRequest, on_delta) -> ModelResponse:
         response = self.decide(request)
         rng = pick(self.seed, "pace", len(request.history), response.text)
-        await anyio.sleep(0.125 + eighths(rng, self.slowest))
+        await anyio.sleep(0.125 + eighths(rng, self.mood.slowest))
         breaks = rng.random() < self.fails
         pace = eighths(rng, 0.25)
         for number, part in enumerate(self._deltas(rng, response)):
