@@ -10,6 +10,8 @@ Rules of this file:
    except for one that it adopts.
 2. Every other task belongs to the session's task group, raises nothing into it, and
    ends with the session.
+
+Over 600 lines, a third of them the docstrings of the host's two seams.
 """
 
 from __future__ import annotations
