@@ -2,6 +2,7 @@
 
 `scripts/mutants` takes each guard out of a copy of `src/headstart` and runs what must
 fail then. `tests/test_mutants.py` holds that the texts still stand where they stood.
+The file is as long as the list is.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ MUTANTS = [
         "a denial spreads to the descendants",
         "barrier:parent-first",
         "_barrier.py",
-        "        stack.extend(core.children)\n        core.children = None",
-        "        core.children = None",
+        "                parent.children.discard(core)\n        _empty(core, woken, stack)",
+        "                parent.children.discard(core)\n        _empty(core, woken, [])",
         "tests/barrier/test_verdicts.py",
     ),
     Mutant(
@@ -256,6 +257,14 @@ MUTANTS = [
         "tests/session/test_early_start.py",
     ),
     Mutant(
+        "a call that is withdrawn is not launched any more",
+        "engine:invisible",
+        "_launches.py",
+        "        if slot is not None and not slot.wants_launch:",
+        "        if slot is not None and slot.launch is not None:",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
         "nothing is launched that overlaps an open write",
         "engine:no-stale-read",
         "_launches.py",
@@ -277,7 +286,7 @@ MUTANTS = [
         "_turn.py",
         "            for slot in (self.slots or self.assumed)",
         "            for slot in self.slots",
-        "tests/session/test_run_beside.py",
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "a write discards what has seen the state before it",
@@ -302,7 +311,7 @@ MUTANTS = [
         "                and slot.launch is None\n"
         "                and not turn.conflicts(slot, ordered=self._ordered)",
         "                and slot.launch is None",
-        SIMULATION,
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "... nor started again when a call ahead of them has ended",
@@ -311,7 +320,7 @@ MUTANTS = [
         "                if slot.known is None and not child.conflicts(\n"
         "                    slot, ordered=self._ordered\n                ):",
         "                if slot.known is None:",
-        SIMULATION,
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "... nor prepared while somebody decides about them",
@@ -319,7 +328,7 @@ MUTANTS = [
         "_turns.py",
         "            and not slot.turn.conflicts(slot, ordered=self._ordered)",
         "            and True",
-        SIMULATION,
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "in order, the calls before count, and not those behind",
@@ -366,9 +375,8 @@ MUTANTS = [
         "a launch of the same call is claimed",
         "engine:same-effects",
         "_launches.py",
-        "                and _visible(launch, turn)\n"
         "                and _is_call(launch.speculator, slot)",
-        "                and _visible(launch, turn)",
+        "                and slot.problem is None",
         SIMULATION,
     ),
     Mutant(
@@ -377,7 +385,15 @@ MUTANTS = [
         "_launches.py",
         "    return launch.home.confirmed or turn.stands_on(launch.home)",
         "    return launch is not None and turn is not None",
-        SIMULATION,
+        "tests/session/test_guards.py",
+    ),
+    Mutant(
+        "two calls of the same id are two slots",
+        "engine:once",
+        "_session.py",
+        "            if slot.demanded_at < 0 and slot.call == call:",
+        "            if slot.call == call:",
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "a sealed call that was changed runs as it was meant",
@@ -396,12 +412,28 @@ MUTANTS = [
         "tests/test_turn.py",
     ),
     Mutant(
+        "a launch that was denied is not adopted",
+        "engine:contained",
+        "_launches.py",
+        "        if launch.speculator.state not in _USABLE:\n            return",
+        "        if False:\n            return",
+        "tests/session/test_guards.py",
+    ),
+    Mutant(
         "what is too old is not adopted",
         "engine:no-stale-read",
         "_launches.py",
         '        if _too_old(launch, self._now()):\n            return "it is older',
         '        if False:\n            return "it is older',
         "tests/session/test_prediction.py",
+    ),
+    Mutant(
+        "what is too old is not claimed",
+        "engine:no-stale-read",
+        "_launches.py",
+        "                if _too_old(launch, now):",
+        "                if False:",
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "adopting confirms the call, with the model's own identifier",
@@ -458,7 +490,7 @@ MUTANTS = [
         "_session.py",
         "        if refusal is None and not self._is_permitted(slot.call):",
         "        if False:",
-        "tests/session/test_authority.py",
+        "tests/faults/test_security.py",
     ),
     Mutant(
         "what permit() raises is no permission, and contained",
@@ -466,15 +498,31 @@ MUTANTS = [
         "_session.py",
         "            return self._permit(call, self.deps) is True\n        except Exception:",
         "            return self._permit(call, self.deps) is True\n        except OSError:",
-        "tests/session/test_authority.py",
+        "tests/faults/test_security.py",
     ),
     Mutant(
-        "results are shared by deterministic tools only",
+        "arguments are compared type by type",
+        "engine:same-effects",
+        "_calls.py",
+        "    if kind is not type(right):\n        return False",
+        "    if left == right:\n        return True",
+        "tests/test_calls.py",
+    ),
+    Mutant(
+        "a deterministic tool is READ",
+        "engine:once",
+        "_tools.py",
+        "        if deterministic and self.effect is not Effect.READ:",
+        "        if False:",
+        "tests/session/test_guards.py",
+    ),
+    Mutant(
+        "a failure is not shared by equal calls",
         "engine:once",
         "_turns.py",
-        "        if slot.tool is None or not slot.tool.deterministic:\n            return None",
-        "        if slot.tool is None:\n            return None",
-        SIMULATION,
+        "        if tool and fingerprint and not result.is_error and not slot.problem:",
+        "        if tool and fingerprint and not slot.problem:",
+        "tests/session/test_guards.py",
     ),
     Mutant(
         "an equal call is one of equal arguments",
@@ -539,7 +587,7 @@ MUTANTS = [
         "_session.py",
         "            if child.relay.delivered:\n                raise",
         "            if False:\n                raise",
-        "tests/session/test_run_ahead_unseen.py",
+        "tests/session/test_discarded_turns.py",
     ),
     Mutant(
         "early results that prove false take with them what stands on them",
@@ -550,12 +598,52 @@ MUTANTS = [
         "tests/session/test_run_ahead.py",
     ),
     Mutant(
+        "another request of the host discards what ran ahead",
+        "engine:contained",
+        "_session.py",
+        '                self._turns.discard_ahead(previous, "the host asked for something else")',
+        "                pass",
+        "tests/session/test_run_ahead.py",
+    ),
+    Mutant(
+        "a discarded turn's barrier is denied",
+        "barrier:parent-first",
+        "_turns.py",
+        "        turn.barrier.deny(reason)\n",
+        "",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "a turn's barrier stands under the one before",
+        "barrier:parent-first",
+        "_turns.py",
+        "        above = self._root if parent is None else parent.barrier",
+        "        above = self._root",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "a launch's barrier stands under its turn's",
+        "barrier:parent-first",
+        "_launches.py",
+        "            parent=home.barrier,",
+        "            parent=None,",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
         "the request of a discarded turn is cancelled",
         "engine:contained",
         "_turns.py",
         "            ahead.cancel()\n            self.end_discarded",
         "            self.end_discarded",
-        "tests/session/test_run_ahead_unseen.py",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "... and those of the turns that stand on it",
+        "engine:contained",
+        "_turns.py",
+        "        if turn.ahead is not None:\n            turn.ahead.cancel()",
+        "        if False:\n            turn.ahead.cancel()",
+        "tests/session/test_discarded_turns.py",
     ),
     Mutant(
         "calls of a response that broke off are dropped",
@@ -564,7 +652,7 @@ MUTANTS = [
         '            self._turns.drop_sealed(turn, "the response broke off")\n'
         "            self._turns.discard_ahead",
         "            self._turns.discard_ahead",
-        "tests/session/test_faults.py",
+        "tests/session/test_discarded_turns.py",
     ),
     Mutant(
         "... of one that was run ahead as well",
@@ -584,6 +672,14 @@ MUTANTS = [
         SIMULATION,
     ),
     Mutant(
+        "a session that ends starts nothing any more",
+        "cancel:no-orphans",
+        "_turns.py",
+        "        self.speculate, self.task_group = False, None\n",
+        "",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
         "a session that ends cancels its tasks",
         "cancel:no-orphans",
         "_session.py",
@@ -596,6 +692,15 @@ MUTANTS = [
         "cancel:outside-wins",
         "_session.py",
         "            speculator.abort()\n",
+        "",
+        "tests/session/test_cancellation.py",
+    ),
+    Mutant(
+        "... and waits until it has unwound",
+        "cancel:no-orphans",
+        "_session.py",
+        "            with anyio.CancelScope(shield=True):\n"
+        "                await speculator.wait_until_ended()\n",
         "",
         "tests/session/test_cancellation.py",
     ),
@@ -643,6 +748,30 @@ MUTANTS = [
         "        for prediction in itertools.islice(predictions, MAX_PREDICTIONS):",
         "        for prediction in predictions:",
         "tests/session/test_bad_predictors.py",
+    ),
+    Mutant(
+        "a predictor that is late is not listened to",
+        "engine:contained",
+        "_predicting.py",
+        "            if not scope.cancel_called:",
+        "            if True:",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "predictors are not asked about a discarded turn any more",
+        "cancel:no-orphans",
+        "_turns.py",
+        "        self.desk.stop(turn)\n        self.pool.forget_waiting(turn)",
+        "        self.pool.forget_waiting(turn)",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "what waits for a discarded turn is forgotten",
+        "cancel:no-orphans",
+        "_turns.py",
+        "        self.desk.stop(turn)\n        self.pool.forget_waiting(turn)",
+        "        self.desk.stop(turn)",
+        "tests/session/test_discarded_turns.py",
     ),
     Mutant(
         "what a policy raises refuses the launch",
@@ -728,5 +857,47 @@ MUTANTS = [
         '            (candidate.spent_usd + tool.cost_usd > self.max_spent_usd, "money spent"),\n',
         "",
         "tests/test_policy.py",
+    ),
+    Mutant(
+        "a tool whose provider has too much to do is left alone",
+        "policy:never-over-budget",
+        "_launches.py",
+        "        if self._now() < self._resting.get(tool.name, 0.0):",
+        "        if False:",
+        "tests/session/test_policy_in_use.py",
+    ),
+    Mutant(
+        "... and so is a model",
+        "policy:never-over-budget",
+        "_turns.py",
+        "        if self._now() < self._rests_until:\n            return True\n        try:\n"
+        "            refusal = self._policy.refuse_run_ahead(",
+        "        try:\n            refusal = self._policy.refuse_run_ahead(",
+        "tests/session/test_policy_in_use.py",
+    ),
+    Mutant(
+        "guesses end when too many seconds are wasted",
+        "policy:never-over-budget",
+        "_policy.py",
+        "            (predicted and candidate.wasted_s >= self.max_wasted_s,"
+        ' "seconds wasted"),\n',
+        "",
+        "tests/test_policy.py",
+    ),
+    Mutant(
+        "tokens of discarded turns are counted",
+        "policy:never-over-budget",
+        "_turns.py",
+        "        self._wasted_tokens += tokens",
+        "        self._wasted_tokens += 0",
+        "tests/session/test_discarded_turns.py",
+    ),
+    Mutant(
+        "the depth of a confirmed turn is counted anew",
+        "policy:never-over-budget",
+        "_session.py",
+        "        renumber(child)\n",
+        "",
+        "tests/session/test_discarded_turns.py",
     ),
 ]

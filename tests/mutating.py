@@ -1,7 +1,7 @@
 """Runs the mutants of `tests/mutants.py`: `scripts/mutants [WORD ...]`.
 
 Each is a copy of `src` without one guard, and its killer has to fail on it. With words,
-only the mutants whose guard or file has one of them.
+only the mutants whose guard, file or killer has one of them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ TIMEOUT = 300
 """Real seconds after which a mutant counts as killed: it hangs."""
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether the killer passes on a copy of the source without the guard."""
+def judge(mutant: Mutant) -> str:
+    """Run the killer on a copy of the source without the guard."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
-        shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(SOURCE, source, ignore=ignored)
         file = source / "headstart" / mutant.file
         text = file.read_text()
-        assert text.count(mutant.old) == 1, mutant.guard
+        if text.count(mutant.old) != 1:
+            return "ROTTEN"
         file.write_text(text.replace(mutant.old, mutant.new))
-        return passes(mutant.killer, source)
+        return "SURVIVED" if passes(mutant.killer, source) else "killed"
 
 
 def passes(killer: str, source: Path) -> bool:
@@ -39,16 +41,12 @@ def passes(killer: str, source: Path) -> bool:
         arguments = ["tests.simulation", "--programs", "300", "--fail-fast"]
     else:
         arguments = ["pytest", "-qx", "-p", "no:cacheprovider", killer]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(source),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    settings = {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, **settings},
             capture_output=True,
             timeout=TIMEOUT,
             check=False,
@@ -62,17 +60,21 @@ def main(words: list[str]) -> int:
     chosen = [
         mutant
         for mutant in MUTANTS
-        if not words or any(w in mutant.guard or w in mutant.file for w in words)
+        if not words
+        or any(w in f"{mutant.guard} {mutant.file} {mutant.killer}" for w in words)
     ]
-    survivors = 0
+    for killer in sorted({mutant.killer for mutant in chosen}):
+        if not passes(killer, SOURCE):
+            print(f"{killer} fails on the source as it is, so it can kill nothing.")
+            return 1
+    left = 0
     for mutant in chosen:
-        alive = survives(mutant)
-        survivors += alive
-        verdict = "SURVIVED" if alive else "killed"
-        print(f"{verdict:9} {mutant.requirement:30} {mutant.guard} ({mutant.killer})")
-        sys.stdout.flush()
-    print(f"{len(chosen)} mutants, {survivors} survived")
-    return 1 if survivors else 0
+        verdict = judge(mutant)
+        left += verdict != "killed"
+        line = f"{verdict:9}{mutant.requirement:31}{mutant.guard} ({mutant.killer})"
+        print(line, flush=True)
+    print(f"{len(chosen)} mutants, {len(chosen) - left} killed")
+    return 1 if left else 0
 
 
 if __name__ == "__main__":
