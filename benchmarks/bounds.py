@@ -68,7 +68,7 @@ from headstart import (
     ToolContext,
     ToolResult,
 )
-from headstart.predictors import Prediction
+from headstart.predictors import Prediction, ResultPrediction
 from headstart.testing import run_virtual
 
 if TYPE_CHECKING:
@@ -236,11 +236,14 @@ class _ResultPredictor:
         del conversation
         return []
 
-    def predict_result(self, call: ToolCall, conversation: Any) -> ToolResult:
+    def predict_results(
+        self, call: ToolCall, conversation: Any
+    ) -> list[ResultPrediction]:
         del conversation
         arguments = json.loads(call.arguments)
         right = self.case.hits[arguments["step"]]
-        return ToolResult(_result(**arguments) if right else "a guess")
+        result = ToolResult(_result(**arguments) if right else "a guess")
+        return [ResultPrediction(result=result)]
 
 
 def _write(step: int, after: str) -> str:

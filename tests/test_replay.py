@@ -316,9 +316,11 @@ def test_the_oracle_states_the_results_of_writes_alone(runs):
     oracle = OraclePredictor(runs["refund"], {tool.name: tool for tool in tools})
     read, write, _ = runs["refund"].calls()
     conversation = Conversation(messages=())
-    assert oracle.predict_result(write.call, conversation) == write.result
-    assert oracle.predict_result(read.call, conversation) is None
-    assert oracle.predict_result(ToolCall("x", "y", "{}"), conversation) is None
+    assert [
+        stated.result for stated in oracle.predict_results(write.call, conversation)
+    ] == [write.result]
+    assert oracle.predict_results(read.call, conversation) == []
+    assert oracle.predict_results(ToolCall("x", "y", "{}"), conversation) == []
 
 
 def test_a_value_inside_a_longer_word_is_not_known():

@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
 from ._call_speculation import comes_from_outside
-from ._calls import ToolResult
 from ._errors import PredictorError
 from ._events import CallPredicted, PredictorFailed
 from ._launches import Proposal
+from ._tools import Effect
 from ._turn import Forecast
-from .predictors import Conversation, Learner, Prediction, ResultPredictor
+from .predictors import (
+    Conversation,
+    Learner,
+    Prediction,
+    ResultPrediction,
+    ResultPredictor,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,6 +49,10 @@ logger = logging.getLogger("headstart")
 MAX_FINGERPRINTS = 32
 MAX_PREDICTIONS = 64
 """Predictions that are looked at, of one answer of one predictor."""
+MAX_RESULTS = 8
+"""Results that are looked at, of what one predictor states of one call."""
+
+Stated: TypeAlias = "list[ResultPrediction]"
 
 
 class PredictorDesk:
@@ -224,7 +234,7 @@ class PredictorDesk:
             fingerprint=expected.fingerprint,
             arguments=prediction.arguments_text,
             cause="predicted",
-            probability=prediction.probability,
+            probability=_worth(prediction, expected.tool),
             origin=prediction.origin or type(predictor).__name__,
             span=f"{self._recorder.session}/{next(self._spans)}",
         )
@@ -269,19 +279,22 @@ class PredictorDesk:
             ahead = ahead.child
         return count
 
-    def state_result(self, call: ToolCall, turn: Turn) -> tuple[ToolResult, str] | None:
-        """What the first predictor that knows says of a call's result, and which."""
+    def state_results(self, call: ToolCall, turn: Turn) -> tuple[Stated, str] | None:
+        """What the first predictor that knows says of a call's result, and which.
+
+        The alternatives stand in order, the most probable first.
+        """
         if not self._stating:
             return None
         conversation = self._conversation(turn)
         for predictor in self._stating:
             try:
-                result = predictor.predict_result(call, conversation)
+                stated = _read_results(predictor.predict_results(call, conversation))
             except Exception as error:  # noqa: BLE001 - contained
                 self._note_failure(predictor, error)
                 continue
-            if isinstance(result, ToolResult):
-                return result, type(predictor).__name__
+            if stated:
+                return stated, type(predictor).__name__
         return None
 
     def learn(self, turn: Turn, response: ModelResponse) -> None:
@@ -309,6 +322,21 @@ class PredictorDesk:
         name, kind = type(predictor).__name__, type(error).__name__
         logger.debug("The predictor %s failed.", name, exc_info=error)
         self._recorder.emit(PredictorFailed, predictor=name, error=kind)
+
+
+def _worth(prediction: Prediction, tool: Tool) -> float:
+    """The probability that its launch is used: unused reads are kept for later turns."""
+    if tool.effect is Effect.READ and prediction.eventually is not None:
+        return prediction.eventually
+    return prediction.probability
+
+
+def _read_results(stated: Iterable[ResultPrediction]) -> Stated:
+    read = list(itertools.islice(stated, MAX_RESULTS))
+    if not all(isinstance(each, ResultPrediction) for each in read):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = "A predictor states results as ResultPrediction objects."
+        raise PredictorError(msg, reason="not a result")
+    return sorted(read, key=lambda each: -each.probability)
 
 
 def _user_messages(turn: Turn) -> int:

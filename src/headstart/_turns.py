@@ -387,10 +387,10 @@ class TurnTree:
         if shared is not None:
             self.knows_early(slot, shared, source="memory")
             return
-        stated = self.desk.state_result(slot.call, turn)
+        stated = self.desk.state_results(slot.call, turn)
         if stated is not None:
-            result, source = stated
-            self.knows_early(slot, result, source=source)
+            results, source = stated
+            self.knows_early(slot, results[0].result, source=source)
 
     def lose_launch(self, slot: Slot) -> None:
         """A slot's launch was discarded, so what it had stated counts no more."""
@@ -474,8 +474,8 @@ class TurnTree:
                 if launch.speculator.state is SpeculationState.READY:
                     result = render(launch.speculator.value)
             else:
-                stated = self.desk.state_result(call, turn)
-                result = stated[0] if stated is not None else None
+                stated = self.desk.state_results(call, turn)
+                result = stated[0][0].result if stated is not None else None
             if result is None:
                 return None
             known.append((call, result))

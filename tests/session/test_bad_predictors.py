@@ -18,7 +18,7 @@ from headstart._events import (
     CallRefused,
     PredictorFailed,
 )
-from headstart.predictors import Prediction
+from headstart.predictors import Prediction, ResultPrediction
 from headstart.testing import ScriptedModel
 
 from .scene import Expects, World, play, play_both, read, write
@@ -213,10 +213,12 @@ async def test_wrong_predictions_everywhere_take_exactly_the_time_of_none():
     assert on.summary.misses > 2
 
 
-@pytest.mark.parametrize("answer", [None, "7 is new", 7, ToolResult])
+@pytest.mark.parametrize(
+    "answer", [None, "7 is new", 7, ToolResult, [ToolResult("7 is new")]]
+)
 async def test_a_result_that_is_no_result_is_not_used(answer):
     class States(Expects):
-        def predict_result(self, *_):
+        def predict_results(self, *_):
             return answer
 
     off, on = await play_both(agent_with(States()))
@@ -226,12 +228,13 @@ async def test_a_result_that_is_no_result_is_not_used(answer):
 
 async def test_a_predictor_that_fails_to_state_a_result_is_an_event():
     class Fails(Expects):
-        def predict_result(self, *_):
+        def predict_results(self, *_):
             raise PredictorError("no idea")
 
     class Knows(Expects):
-        def predict_result(self, call, _):
-            return ToolResult("7 is new") if call.name == "look" else None
+        def predict_results(self, call, _):
+            if call.name == "look":
+                yield ResultPrediction(result=ToolResult("7 is new"))
 
     off, on = await play_both(agent_with(Fails(), Knows()))
     assert {failed.predictor for failed in on.of(PredictorFailed)} == {"Fails"}

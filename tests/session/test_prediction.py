@@ -21,6 +21,7 @@ from headstart._events import (
     SpeculationAdopted,
     SpeculationDiscarded,
 )
+from headstart.predictors import Prediction
 from headstart.testing import ScriptedModel
 
 from .scene import Expects, World, play, play_both, read, talk, write
@@ -55,6 +56,26 @@ async def test_a_predicted_read_that_has_ended_costs_no_time_at_all():
     assert on.seconds == 2.0
     assert on.summary.ready == on.summary.hits == 1
     assert on.summary.hidden_s == off.seconds - on.seconds == 0.75
+
+
+async def test_a_read_is_launched_for_what_it_is_worth_later_and_a_write_is_not():
+    class Foresees(Expects):
+        async def predict(self, conversation):
+            return [
+                Prediction(tool=name, arguments=row, probability=0.01, eventually=0.9)
+                for name, row in (LOOK_7, CHANGE_7)
+            ]
+
+    agent = Agent(
+        thinking([LOOK_8], [LOOK_7], "Done."),
+        [read(seconds=1.0), write()],
+        predictors=[Foresees()],
+    )
+    off, on = await play_both(agent)
+    assert [(e.tool, e.reason) for e in on.of(CallRefused)][:1] == [
+        ("change", "improbable")
+    ]
+    assert on.seconds == off.seconds - 1.0
 
 
 async def test_arguments_that_mean_the_same_are_a_hit():

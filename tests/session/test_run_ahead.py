@@ -18,6 +18,7 @@ from headstart import (
     tool,
 )
 from headstart._events import EarlyResultGiven, TurnConfirmed, TurnDiscarded
+from headstart.predictors import ResultPrediction
 from headstart.testing import Fault, ScriptedModel
 
 from .scene import Arm, Expects, World, play, play_both, read, write
@@ -54,9 +55,9 @@ class States:
     async def predict(self, _):
         return []
 
-    def predict_result(self, call, _):
+    def predict_results(self, call, _):
         content = self.contents.get(call.name)
-        return None if content is None else ToolResult(content)
+        return [] if content is None else [ResultPrediction(result=ToolResult(content))]
 
 
 async def test_the_reply_is_ready_when_the_write_is_done():

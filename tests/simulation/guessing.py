@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from headstart import ModelRequest, ToolCall, ToolResult
-from headstart.predictors import Conversation, Prediction
+from headstart.predictors import Conversation, Prediction, ResultPrediction
 
 from .world import changed, eighths, pick
 
@@ -83,7 +83,11 @@ class Stater:
     async def predict(self, conversation: Conversation):
         return []
 
-    def predict_result(self, call: ToolCall, conversation: Conversation):
+    def predict_results(self, call: ToolCall, conversation: Conversation):
+        result = self._state(call, conversation)
+        return [] if result is None else [ResultPrediction(result=result)]
+
+    def _state(self, call: ToolCall, conversation: Conversation) -> ToolResult | None:
         kind = self.program.states
         if kind == "mixed":
             rng = pick(self.program.seed, "result", call.id)

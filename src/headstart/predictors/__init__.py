@@ -5,6 +5,7 @@ from ._predictor import (
     Learner as Learner,
     Prediction as Prediction,
     Predictor as Predictor,
+    ResultPrediction as ResultPrediction,
     ResultPredictor as ResultPredictor,
 )
 from ._rule import Rule as Rule, rule as rule
@@ -15,6 +16,7 @@ __all__ = (
     "Learner",
     "Prediction",
     "Predictor",
+    "ResultPrediction",
     "ResultPredictor",
     "Rule",
     "RulePredictor",

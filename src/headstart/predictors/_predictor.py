@@ -52,13 +52,18 @@ class Prediction:
         tool: The tool's name.
         arguments: JSON text, just as the model will write it; a mapping is written as
             JSON, in the model's own style where that matters.
-        probability: That the model will ask for exactly this call, from 0 to 1.
+        probability: That the model asks for exactly this call in its next answer, from
+            0 to 1.
+        eventually: That it asks for it then or in a later answer, before a write
+            changes what the call reads; `probability` if not given. It decides whether
+            a read is worth launching now, as an unused one is kept.
         origin: Which predictor, and which part of it, proposes it: for reports.
     """
 
     tool: str
     arguments: str | Mapping[str, Any] = field(default="{}", repr=False)
     probability: float = 0.5
+    eventually: float | None = None
     origin: str = ""
     styled: bool = field(default=False, init=False, repr=False)
 
@@ -71,14 +76,36 @@ class Prediction:
                 msg = "A prediction's arguments are JSON text, or a mapping of JSON values."
                 raise PredictorError(msg, reason="arguments") from error
             object.__setattr__(self, "arguments", written)
-        if not 0 <= self.probability <= 1:
-            msg = f"A probability is from 0 to 1, not {self.probability!r}."
-            raise PredictorError(msg, reason="probability")
+        _check_probability(self.probability)
+        if self.eventually is not None:
+            _check_probability(self.eventually)
 
     @property
     def arguments_text(self) -> str:
         """The arguments as JSON text."""
         return self.arguments  # type: ignore[return-value] # written in __post_init__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPrediction:
+    """What a predictor expects a call to give.
+
+    Attributes:
+        result: What the model will be told.
+        probability: That it is told exactly this, from 0 to 1.
+    """
+
+    result: ToolResult = field(repr=False)
+    probability: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+
+
+def _check_probability(value: float) -> None:
+    if not 0 <= value <= 1:
+        msg = f"A probability is from 0 to 1, not {value!r}."
+        raise PredictorError(msg, reason="probability")
 
 
 class Predictor(Protocol):
@@ -96,13 +123,15 @@ class Predictor(Protocol):
 class ResultPredictor(Protocol):
     """A predictor that can also state the result of a call before it has ended.
 
-    A plain function that returns at once; `None` where it does not know. The statement
-    is always checked against the real result before anything built on it is used.
+    A plain function that returns at once; nothing where it does not know. Several
+    results are alternatives, of which the policy runs ahead on the most probable. What
+    is stated is always checked against the real result before anything built on it is
+    used.
     """
 
-    def predict_result(
+    def predict_results(
         self, call: ToolCall, conversation: Conversation, /
-    ) -> ToolResult | None: ...
+    ) -> Iterable[ResultPrediction]: ...
 
 
 @runtime_checkable

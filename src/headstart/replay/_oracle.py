@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from headstart._calls import ToolCall, ToolResult, decode_arguments
+from headstart._calls import ToolCall, decode_arguments
 from headstart._tools import Effect, Tool
-from headstart.predictors import Conversation, Prediction
+from headstart.predictors import Conversation, Prediction, ResultPrediction
 
 from ._recorded import same_but_for_ids
 
@@ -113,16 +113,17 @@ class OraclePredictor:
                 break
         return len(messages)
 
-    def predict_result(
+    def predict_results(
         self, call: ToolCall, conversation: Conversation, /
-    ) -> ToolResult | None:
+    ) -> list[ResultPrediction]:
         """The recorded result of a write, if the model goes on after its turn."""
         item = self._by_id.get(call.id) or self._find(call, conversation)
         if item is None or item.is_read:
-            return None
+            return []
         calls = len(self._run.turns[item.position].calls)
-        followed = item.position + 1 + calls in self._run.turns
-        return item.recorded.result if followed else None
+        if item.position + 1 + calls not in self._run.turns:
+            return []
+        return [ResultPrediction(result=item.recorded.result, probability=1.0)]
 
     def _find(self, call: ToolCall, conversation: Conversation) -> _Expected | None:
         """The write of the next answer, where it has no identifier yet."""
