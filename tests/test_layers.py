@@ -29,6 +29,8 @@ LAYERS = {
     "_turn": 5,
     "_turns": 5,
     "_launches": 5,
+    "_branches": 5,
+    "_slots": 5,
     "_predicting": 5,
     "_agent": 5,
     "models": 6,

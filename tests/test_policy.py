@@ -6,7 +6,17 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from hypothesis import given, strategies as st
 
-from headstart import Candidate, Effect, LimitPolicy, UsageError, tool
+from headstart import (
+    Candidate,
+    Effect,
+    Expectation,
+    LimitPolicy,
+    Record,
+    RunAhead,
+    UsageError,
+    ValuePolicy,
+    tool,
+)
 
 
 def read(**options):
@@ -101,23 +111,71 @@ def test_arguments_leave_the_system_on_a_guess_only_if_the_policy_says_so():
     assert refuse(SEALED, generous, tool=sends, depth=1) is None
 
 
-def test_turns_run_ahead_up_to_the_depth_and_the_wasted_tokens():
-    policy = LimitPolicy(max_depth=2, max_wasted_tokens=100)
-    assert policy.refuse_run_ahead(depth=2, wasted_tokens=99) is None
-    assert policy.refuse_run_ahead(depth=3, wasted_tokens=0)
-    assert policy.refuse_run_ahead(depth=1, wasted_tokens=100)
-    assert LimitPolicy(max_depth=0).refuse_run_ahead(depth=1, wasted_tokens=0)
+def ahead(*probabilities, **figures):
+    expectations = tuple(
+        Expectation(probability=p, total=p, record=figures.get("record", Record()))
+        for p in probabilities
+    )
+    figures = {"depth": 1, **figures}
+    figures.pop("record", None)
+    return RunAhead(expectations=expectations, **figures)
 
 
-def test_no_request_is_sent_beside_the_running_one_unless_it_is_asked_for():
-    figures = {"depth": 1, "wasted_tokens": 0}
-    assert LimitPolicy().refuse_run_beside(probability=1.0, **figures)
-    bold = LimitPolicy(min_beside_probability=0.9, max_wasted_tokens=100)
-    assert bold.refuse_run_beside(probability=0.9, **figures) is None
-    assert bold.refuse_run_beside(probability=0.89, **figures)
-    assert bold.refuse_run_beside(probability=math.nan, **figures)
-    assert bold.refuse_run_beside(probability=1.0, depth=2, wasted_tokens=0)
-    assert bold.refuse_run_beside(probability=1.0, depth=1, wasted_tokens=100)
+@pytest.mark.parametrize("policy", [LimitPolicy, ValuePolicy])
+def test_turns_run_ahead_up_to_each_limit(policy):
+    refuse = policy(max_depth=2, max_branches=3, max_wasted_tokens=100).refuse_run_ahead
+    assert refuse(ahead(depth=2, branch=2, wasted_tokens=99)) is None
+    assert refuse(ahead(depth=3)) == "too deep"
+    assert refuse(ahead(branch=3)) == "too many branches"
+    assert refuse(ahead(wasted_tokens=100)) == "tokens wasted"
+    assert policy(max_depth=0).refuse_run_ahead(ahead())
+
+
+@pytest.mark.parametrize("policy", [LimitPolicy, ValuePolicy])
+def test_turns_run_ahead_on_results_that_are_probable_enough_together(policy):
+    refuse = policy(min_ahead_probability=0.36).refuse_run_ahead
+    assert refuse(ahead()) is None
+    assert refuse(ahead(0.9, 0.4)) is None
+    assert refuse(ahead(0.9, 0.39)) == "improbable"
+    assert refuse(ahead(math.nan)) == "improbable"
+
+
+@pytest.mark.parametrize("policy", [LimitPolicy, ValuePolicy])
+def test_no_request_is_sent_beside_the_running_one_unless_it_is_asked_for(policy):
+    def refuse(*probabilities, least=0.9, **figures):
+        bold = policy(min_beside_probability=least, max_wasted_tokens=100)
+        return bold.refuse_run_ahead(ahead(*probabilities, beside=True, **figures))
+
+    assert policy().refuse_run_ahead(ahead(1.0, beside=True))
+    assert refuse(0.9) is None
+    assert refuse(0.89)
+    assert refuse(math.nan)
+    assert refuse(1.0, depth=2)
+    assert refuse(1.0, wasted_tokens=100)
+    # What is switched off is not even probed.
+    for refused in range(40):
+        assert refuse(1.0, least=1.1, record=Record(refused=refused))
+
+
+def test_results_that_were_never_right_are_run_ahead_on_only_to_probe():
+    policy = ValuePolicy(probe_every=10)
+    wrong = Record(misses=30)
+    assert policy.refuse_run_ahead(ahead(0.9, record=wrong)) == "improbable"
+    probing = replace(wrong, refused=9)
+    assert policy.refuse_run_ahead(ahead(0.9, record=probing)) is None
+    assert policy.refuse_run_ahead(ahead(0.9, record=probing, depth=9))
+    assert LimitPolicy().refuse_run_ahead(ahead(0.9, record=wrong)) is None
+
+
+def test_alternatives_share_what_their_statements_deserve():
+    record = Record(hits=2, misses=6)  # a quarter of what was stated was right
+    half = Expectation(probability=0.4, total=0.8, record=record)
+    assert half.calibrated(weight=0) == pytest.approx(0.5 * 0.25)
+    assert replace(half, record=Record()).calibrated(weight=4) == pytest.approx(0.4)
+    assert Expectation(probability=0.0, total=0.0).calibrated(weight=4) == 0.0
+    both = RunAhead(depth=1, expectations=(half, half))
+    assert both.probability == pytest.approx(0.16)
+    assert both.calibrated(weight=0) == pytest.approx(0.125**2)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +187,7 @@ def test_no_request_is_sent_beside_the_running_one_unless_it_is_asked_for():
         {"max_in_flight": -1},
         {"max_in_flight_of_tool": -1},
         {"max_depth": -1},
+        {"max_branches": -1},
     ],
 )
 def test_a_limit_that_makes_no_sense_is_an_error(limits):

@@ -20,6 +20,9 @@ from headstart import (
 )
 from headstart._tools import EVERYTHING, NOTHING
 from headstart._turn import CallAssembler, DeltaRelay, Slot, Turn, touched
+from headstart.predictors import ResultPrediction
+
+PROBABLY = (ResultPrediction(result=ToolResult("probably"), probability=0.8),)
 
 # --- when a call is complete -----------------------------------------------------------
 
@@ -341,7 +344,7 @@ def test_a_write_is_in_the_way_until_it_has_its_result():
     assert turn.has_unfinished_write(EVERYTHING)
     assert not turn.has_unfinished_write(row_2)
     assert not turn.has_unfinished_write(NOTHING)
-    turn.slots[0].early = ToolResult("as good as done")
+    turn.slots[0].early = PROBABLY
     assert turn.has_unfinished_write(row_1)
     turn.slots[0].result = ToolResult("done")
     assert not turn.has_unfinished_write(row_1)
@@ -358,11 +361,12 @@ def test_a_call_touches_what_it_reads_and_what_it_writes():
 
 def test_the_final_result_counts_before_the_early_one():
     slot = make_turn((READ_ROW, 1)).slots[0]
-    assert slot.known is None
-    slot.early = ToolResult("probably")
-    assert slot.known == ToolResult("probably")
+    assert slot.outcomes == ()
+    slot.early = PROBABLY
+    assert slot.outcomes == PROBABLY
     slot.result = ToolResult("certainly")
-    assert slot.known == ToolResult("certainly")
+    (outcome,) = slot.outcomes
+    assert (outcome.result, outcome.probability) == (slot.result, 1.0)
 
 
 def test_a_turn_stands_on_itself_and_on_those_that_it_was_run_ahead_on():
@@ -382,7 +386,7 @@ def test_the_conversation_holds_the_answer_and_the_final_results():
     assert turn.conversation == turn.request.history
     calls = tuple(slot.call for slot in turn.slots)
     turn.response = ModelResponse(text="Looking.", tool_calls=calls)
-    turn.slots[0].early = ToolResult("probably")
+    turn.slots[0].early = PROBABLY
     turn.slots[1].result = ToolResult("certainly")
     assert turn.conversation == (
         *turn.request.history,

@@ -55,10 +55,12 @@ from ._messages import (
 )
 from ._policy import (
     Candidate as Candidate,
+    Expectation as Expectation,
     Experience as Experience,
     LimitPolicy as LimitPolicy,
     Policy as Policy,
     Record as Record,
+    RunAhead as RunAhead,
     ValuePolicy as ValuePolicy,
 )
 from ._result_speculation import ResultSpeculator as ResultSpeculator

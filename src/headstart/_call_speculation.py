@@ -166,6 +166,11 @@ class ToolCallSpeculator:
         return self.ended_at >= 0
 
     @property
+    def held(self) -> bool:
+        """Whether the tool waits, or has waited, at its barrier."""
+        return self.held_at >= 0
+
+    @property
     def error(self) -> BaseException | None:
         """What the tool raised."""
         return self._error

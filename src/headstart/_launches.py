@@ -14,8 +14,11 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from ._call_speculation import ToolCallSpeculator
 from ._events import (
@@ -34,6 +37,7 @@ from ._turn import Launch, Slot, Turn, touched
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from anyio import Event
     from anyio.abc import TaskGroup
 
     from ._barrier import WriteBarrier
@@ -45,6 +49,10 @@ logger = logging.getLogger("headstart")
 _USABLE = frozenset({SpeculationState.RUNNING, SpeculationState.READY})
 MAX_KEPT = 64
 """Ended, unclaimed launches that a session keeps; the oldest go first."""
+MIN_WASTE_S = 0.001
+"""Guesses end so many seconds before they have wasted what they may."""
+WATCHED_LAUNCHES = 8
+"""How many guesses may be running before their waste is looked at anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +99,7 @@ class LaunchPool:
         self._deps = deps
         self._conditions = conditions
         self._policy = policy
+        self._max_wasted_s = getattr(policy, "max_wasted_s", math.inf)
         self._experience = experience
         self._resting: dict[str, float] = {}
         self._recorder = recorder
@@ -102,6 +111,8 @@ class LaunchPool:
         self._open_writes: list[Slot] = []
         self._unreliable: set[str] = set()
         self._running: dict[str, int] = {}
+        self._watch: Event | None = None
+        self._watched_for = 0
         self.wasted_s = 0.0
         self.spent_usd = 0.0
         self.task_group: TaskGroup | None = None
@@ -145,21 +156,60 @@ class LaunchPool:
         self._experience.note_launch(tool.name, proposal.origin)
         return self._launch(proposal, touches)
 
-    def _candidate(self, proposal: Proposal) -> Candidate:
+    def _at_stake_s(self) -> float:
+        """Seconds wasted, with those of predicted calls that nobody has asked for yet."""
         now = self._now()
-        running, at_stake_s = 0, self.wasted_s
-        for launch in self._live:
-            running += not launch.speculator.ended
-            if launch.slot is None and launch.cause == "predicted":
-                at_stake_s += launch.speculator.running_seconds(now)
+        return self.wasted_s + sum(
+            launch.speculator.running_seconds(now)
+            for launch in self._live
+            if launch.slot is None and launch.cause == "predicted"
+        )
+
+    def _guesses(self) -> list[Launch]:
+        """Predicted calls that run and that nobody has asked for yet."""
+        return [
+            launch
+            for launch in self._live
+            if launch.slot is None
+            and launch.cause == "predicted"
+            and not (launch.speculator.ended or launch.speculator.held)
+        ]
+
+    def _watch_waste(self, group: TaskGroup) -> None:
+        """See to it that guesses end when they have wasted what they may."""
+        if self._max_wasted_s == math.inf:
+            return
+        if self._watch is None:
+            self._watch = anyio.Event()
+            group.start_soon(self._end_waste, name="headstart waste")
+        elif len(self._guesses()) > self._watched_for:
+            self._watch.set()
+
+    async def _end_waste(self) -> None:
+        while True:
+            self._watch = anyio.Event()
+            left_s, running = self._max_wasted_s - self._at_stake_s(), self._guesses()
+            if running and left_s < MIN_WASTE_S:
+                for launch in running:
+                    self.discard(launch, "seconds wasted")
+            elif running:
+                # Launches up to this count need not wake it: it looks again in time.
+                self._watched_for = max(len(running), WATCHED_LAUNCHES)
+                with anyio.move_on_after(left_s / self._watched_for):
+                    await self._watch.wait()
+            else:
+                self._watched_for = 0
+                await self._watch.wait()
+
+    def _candidate(self, proposal: Proposal) -> Candidate:
         return Candidate(
             tool=proposal.tool,
             probability=proposal.probability,
             cause=proposal.cause,
             depth=proposal.home.depth,
-            in_flight=running,
+            in_flight=sum(not launch.speculator.ended for launch in self._live),
             in_flight_of_tool=self._running.get(proposal.tool.name, 0),
-            wasted_s=at_stake_s,
+            wasted_s=self._at_stake_s(),
             spent_usd=self.spent_usd,
             record=self._experience.record(proposal.tool.name, proposal.origin),
             tool_s=self._experience.seconds(proposal.tool.name),
@@ -206,6 +256,8 @@ class LaunchPool:
             on_early_result=watch.stated,
             clock=self._now,
         )
+        if proposal.cause == "predicted":
+            self._watch_waste(self.task_group)
         self._forget_oldest()
         return launch
 

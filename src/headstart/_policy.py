@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -34,6 +35,7 @@ class Record:
 
 
 _UNTRIED = Record()
+IMPROBABLE = "improbable"
 _TOO_MANY, _SERVER = 429, 500
 REST_S = 30.0
 """Seconds that nothing is started early for a provider that had too much to do."""
@@ -56,10 +58,12 @@ class Experience:
         return self._records.get((tool, origin), _UNTRIED)
 
     def note_outcome(self, tool: str, origin: str, *, hit: bool) -> None:
-        """A launch was adopted, or discarded."""
+        """A launch was adopted or discarded, or a stated result was right or wrong."""
         old = self.record(tool, origin)
-        self._records[tool, origin] = Record(
-            hits=old.hits * self._kept + hit, misses=old.misses * self._kept + (not hit)
+        self._records[tool, origin] = replace(
+            old,
+            hits=old.hits * self._kept + hit,
+            misses=old.misses * self._kept + (not hit),
         )
 
     def note_refusal(self, tool: str, origin: str) -> None:
@@ -116,28 +120,83 @@ class Candidate:
     model_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """Something that has to come true for a turn run ahead to be of use.
+
+    Attributes:
+        probability: What was stated for it.
+        total: What was stated for it and its alternatives together.
+        record: How such statements did so far: whether any of the alternatives was true.
+    """
+
+    probability: float
+    total: float = 1.0
+    record: Record = Record()
+
+    def calibrated(self, *, weight: float) -> float:
+        """The probability to go by: its share of what all alternatives deserve."""
+        if not self.total:
+            return 0.0
+        deserved = self.record.calibrated(min(self.total, 1.0), weight=weight)
+        return min(self.probability / self.total, 1.0) * deserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAhead:
+    """A model request that could be sent early, and the state of its session.
+
+    Attributes:
+        depth: How many unconfirmed turns it would make, with those that it stands on.
+        branch: How many other turns are already run ahead of the same one.
+        expectations: What has to come true; nothing where all results are final.
+        beside: Whether it is sent beside the running request, on a predicted answer.
+        wasted_tokens: Tokens of discarded turns so far, and of those run ahead now.
+    """
+
+    depth: int
+    branch: int = 0
+    expectations: tuple[Expectation, ...] = ()
+    beside: bool = False
+    wasted_tokens: int = 0
+
+    @property
+    def probability(self) -> float:
+        """That everything comes true, as stated."""
+        return math.prod(expected.probability for expected in self.expectations)
+
+    def calibrated(self, *, weight: float) -> float:
+        """That everything comes true, as far as such statements did so far."""
+        return math.prod(
+            expected.calibrated(weight=weight) for expected in self.expectations
+        )
+
+    @property
+    def refused(self) -> int:
+        """Refusals in a row of what has been refused most."""
+        return max((each.record.refused for each in self.expectations), default=0)
+
+
 class Policy(Protocol):
     """Decides what is started early. Pure: no clock, no waiting, no state of its own.
 
     What it raises counts as a refusal. Whether a tool's effect allows an early launch
     at all is not its decision.
+
+    Attributes:
+        max_wasted_s: Predicted calls that still run are ended when so many seconds
+            would be wasted with them.
     """
+
+    @property
+    def max_wasted_s(self) -> float: ...
 
     def refuse_launch(self, candidate: Candidate, /) -> str | None:
         """Why the call is not launched, in a few words; `None` admits it."""
         ...
 
-    def refuse_run_ahead(self, *, depth: int, wasted_tokens: int) -> str | None:
-        """Why no turn is run ahead on `depth - 1` others; `None` admits it."""
-        ...
-
-    def refuse_run_beside(
-        self, *, depth: int, probability: float, wasted_tokens: int
-    ) -> str | None:
-        """Why no request is sent beside the running one; `None` admits it.
-
-        `probability` is that the running one is answered with just the predicted calls.
-        """
+    def refuse_run_ahead(self, candidate: RunAhead, /) -> str | None:
+        """Why the request is not sent early, in a few words; `None` admits it."""
         ...
 
 
@@ -152,10 +211,15 @@ class LimitPolicy:
             `max_concurrency`.
         max_depth: How many unconfirmed turns may stand on one another; 0 never runs
             ahead.
+        max_branches: How many turns may be run ahead of the same one, on different
+            results.
+        min_ahead_probability: No turn is run ahead on results less probable than this.
         min_beside_probability: No request is sent beside the running one, on a
             predicted answer less probable than this. Above 1 switches it off.
-        max_wasted_s: No predicted call is launched after so many wasted seconds.
-        max_wasted_tokens: No turn is run ahead after so many wasted tokens.
+        max_wasted_s: No predicted call is launched, and none runs on, after so many
+            wasted seconds of predicted calls.
+        max_wasted_tokens: No turn is run ahead after so many wasted tokens. What is
+            under way counts as wasted for as long as it is unconfirmed.
         max_spent_usd: No call is launched that could take the stated cost of unadopted
             launches above this.
         allow_egress: Launch guesses, which a call of an unconfirmed turn is as well, of
@@ -166,6 +230,8 @@ class LimitPolicy:
     max_in_flight: int = 8
     max_in_flight_of_tool: int = 4
     max_depth: int = 1
+    max_branches: int = 2
+    min_ahead_probability: float = 0.2
     min_beside_probability: float = 1.1
     max_wasted_s: float = 600.0
     max_wasted_tokens: int = 200_000
@@ -176,7 +242,13 @@ class LimitPolicy:
         if not 0 <= self.min_probability <= 1:
             msg = f"min_probability is from 0 to 1, not {self.min_probability!r}."
             raise UsageError(msg)
-        if min(self.max_in_flight, self.max_in_flight_of_tool, self.max_depth) < 0:
+        limits = (
+            self.max_in_flight,
+            self.max_in_flight_of_tool,
+            self.max_depth,
+            self.max_branches,
+        )
+        if min(limits) < 0:
             msg = "The limits of a policy are not negative."
             raise UsageError(msg)
 
@@ -191,7 +263,7 @@ class LimitPolicy:
         refusals = (
             (candidate.depth > self.max_depth, "too deep"),
             (guessed and tool.egress and not self.allow_egress, "egress"),
-            (not candidate.probability >= self.min_probability, "improbable"),  # or NaN
+            (not candidate.probability >= self.min_probability, IMPROBABLE),  # or NaN
             (candidate.in_flight >= self.max_in_flight, "too many in flight"),
             (candidate.in_flight_of_tool >= of_tool, "too many of this tool in flight"),
             (predicted and candidate.wasted_s >= self.max_wasted_s, "seconds wasted"),
@@ -199,21 +271,21 @@ class LimitPolicy:
         )
         return next((reason for refused, reason in refusals if refused), None)
 
-    def refuse_run_ahead(self, *, depth: int, wasted_tokens: int) -> str | None:
-        """Why no turn is run ahead on `depth - 1` others; `None` admits it."""
-        if depth > self.max_depth:
-            return "too deep"
-        if wasted_tokens >= self.max_wasted_tokens:
-            return "tokens wasted"
-        return None
+    def refuse_run_ahead(self, candidate: RunAhead, /) -> str | None:
+        """Why the request is not sent early, in a few words; `None` admits it."""
+        return self._refuse_request(candidate, candidate.probability)
 
-    def refuse_run_beside(
-        self, *, depth: int, probability: float, wasted_tokens: int
-    ) -> str | None:
-        """Why no request is sent beside the running one; `None` admits it."""
-        if not probability >= self.min_beside_probability:  # or NaN
-            return "improbable"
-        return self.refuse_run_ahead(depth=depth, wasted_tokens=wasted_tokens)
+    def _refuse_request(self, candidate: RunAhead, probability: float) -> str | None:
+        needed = self.min_ahead_probability
+        if candidate.beside:
+            needed = self.min_beside_probability
+        refusals = (
+            (candidate.depth > self.max_depth, "too deep"),
+            (candidate.branch >= self.max_branches, "too many branches"),
+            (candidate.wasted_tokens >= self.max_wasted_tokens, "tokens wasted"),
+            (not probability >= needed, IMPROBABLE),  # or NaN
+        )
+        return next((reason for refused, reason in refusals if refused), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +325,7 @@ class ValuePolicy(LimitPolicy):
         record = candidate.record
         p = record.calibrated(candidate.probability, weight=self.prior_weight)
         refusal = LimitPolicy.refuse_launch(self, replace(candidate, probability=p))
-        if refusal is not None and refusal != "improbable":
+        if refusal is not None and refusal != IMPROBABLE:
             return refusal
         if (record.refused + 1) % self.probe_every == 0:
             return None
@@ -269,6 +341,16 @@ class ValuePolicy(LimitPolicy):
         if p * min(tool_s, model_s) < (1 - p) * cost:
             return "not worth it"
         return None
+
+    def refuse_run_ahead(self, candidate: RunAhead, /) -> str | None:
+        """Why the request is not sent early, in a few words; `None` admits it."""
+        p = candidate.calibrated(weight=self.prior_weight)
+        refusal = self._refuse_request(candidate, p)
+        probed = (candidate.refused + 1) % self.probe_every == 0
+        switched_off = candidate.beside and self.min_beside_probability > 1
+        if refusal == IMPROBABLE and probed and not switched_off:
+            return None
+        return refusal
 
 
 def is_overload(error: BaseException | None) -> bool:

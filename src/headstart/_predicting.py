@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from ._branches import Branch
     from ._calls import ToolCall
     from ._events import Recorder
     from ._launches import LaunchPool
@@ -51,8 +52,6 @@ MAX_PREDICTIONS = 64
 """Predictions that are looked at, of one answer of one predictor."""
 MAX_RESULTS = 8
 """Results that are looked at, of what one predictor states of one call."""
-
-Stated: TypeAlias = "list[ResultPrediction]"
 
 
 class PredictorDesk:
@@ -267,19 +266,20 @@ class PredictorDesk:
     def _count_coming(self, turn: Turn, expected: Forecast) -> int:
         """Equal calls that are launched and unclaimed, or that the turn still runs."""
         tool, fingerprint = expected.tool, expected.fingerprint
-        count = self._pool.count_equal(turn, tool, fingerprint)
-        ahead: Turn | None = turn
-        while ahead is not None:
-            count += sum(
+        coming = [(turn, 0)]  # of the turns ahead of one, only one comes true
+        counts: list[int] = []
+        for ahead, before in coming:
+            count = before + sum(
                 slot.tool is tool
                 and slot.result is None
                 and slot.fingerprint == fingerprint
                 for slot in (*ahead.slots, *ahead.sealed.values())
             )
-            ahead = ahead.child
-        return count
+            counts.append(count)
+            coming.extend((child, count) for child in ahead.children)
+        return self._pool.count_equal(turn, tool, fingerprint) + max(counts)
 
-    def state_results(self, call: ToolCall, turn: Turn) -> tuple[Stated, str] | None:
+    def state_results(self, call: ToolCall, turn: Turn) -> tuple[Branch, str] | None:
         """What the first predictor that knows says of a call's result, and which.
 
         The alternatives stand in order, the most probable first.
@@ -331,12 +331,12 @@ def _worth(prediction: Prediction, tool: Tool) -> float:
     return prediction.probability
 
 
-def _read_results(stated: Iterable[ResultPrediction]) -> Stated:
+def _read_results(stated: Iterable[ResultPrediction]) -> Branch:
     read = list(itertools.islice(stated, MAX_RESULTS))
     if not all(isinstance(each, ResultPrediction) for each in read):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = "A predictor states results as ResultPrediction objects."
         raise PredictorError(msg, reason="not a result")
-    return sorted(read, key=lambda each: -each.probability)
+    return tuple(sorted(read, key=lambda each: -each.probability))
 
 
 def _user_messages(turn: Turn) -> int:

@@ -27,6 +27,7 @@ import anyio
 from typing_extensions import TypeVar
 
 from ._barrier import WriteBarrier, running_in
+from ._branches import render
 from ._call_speculation import (
     as_failure,
     close_quietly,
@@ -49,7 +50,7 @@ from ._events import (
 )
 from ._policy import Experience, Policy, ValuePolicy
 from ._tools import Effect, Tool, ToolContext
-from ._turns import TurnTree, render, renumber
+from ._turns import TurnTree, renumber
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -243,8 +244,8 @@ class Session(Generic[Deps]):
         self._turns.ask_model = ask_model
         previous = self._turns.current
         if previous is not None:
-            child = previous.child
-            if child is not None and child.request == request:
+            child = self._turns.find_ahead(previous, request)
+            if child is not None:
                 response = await self._adopt_turn(previous, child, on_delta)
                 if response is not None:
                     return response
@@ -259,7 +260,7 @@ class Session(Generic[Deps]):
             response = await ask_model(request, self._turns.receiver(turn))
         except BaseException as error:
             self._turns.note_model_failure(error)
-            self._turns.drop_sealed(turn, "the response broke off")
+            self._turns.calls.drop_sealed(turn, "the response broke off")
             self._turns.discard_ahead(turn, "the response broke off")
             raise
         turn.ended_at = self._now()
@@ -271,19 +272,21 @@ class Session(Generic[Deps]):
         self, previous: Turn, child: Turn, on_delta: DeltaReceiver | None
     ) -> ModelResponse | None:
         """Confirm a turn that was run ahead; `None` if its run failed unseen."""
-        ahead, asked_at = previous.ahead, self._now()
-        if ahead is None or ahead.error is not None:
-            failure = "it" if ahead is None else type(ahead.error).__name__
+        run, asked_at = child.run, self._now()
+        if run is None or run.error is not None:
+            failure = "it" if run is None else type(run.error).__name__
             self._turns.discard_ahead(previous, f"{failure} was raised")
             return None
-        self._turns.current, previous.child, previous.ahead = child, None, None
+        previous.children.remove(child)
+        self._turns.discard_ahead(previous, "another result came true")
+        self._turns.current = child
         self._turns.desk.drop()
         child.confirmed, child.parent = True, None
         renumber(child)
         child.barrier.flush()
         child.relay.open(on_delta)
         try:
-            response = await ahead.resolve(child.results)
+            response = await run.resolve(child.results)
         except Exception as error:
             self._turns.current = previous
             self._turns.end_discarded(child, f"{type(error).__name__} was raised")
@@ -291,8 +294,8 @@ class Session(Generic[Deps]):
                 raise
             return None
         except BaseException:
-            ahead.cancel()
-            self._turns.drop_sealed(child, "the response broke off")
+            run.cancel()
+            self._turns.calls.drop_sealed(child, "the response broke off")
             raise
         if response is None:
             self._turns.current = previous
@@ -392,7 +395,7 @@ class Session(Generic[Deps]):
                 found = slot
                 break
         if found is None:  # the host runs a call that the response does not have
-            found = self._turns.new_slot(turn, len(turn.slots), call)
+            found = self._turns.calls.new_slot(turn, len(turn.slots), call)
             turn.slots.append(found)
         found.demanded_at = self._now()
         return found
@@ -405,7 +408,7 @@ class Session(Generic[Deps]):
             if slot.launch is not None:
                 self._pool.discard(slot.launch, "it was not approved")
             return ToolResult("The call was not approved.", is_error=True)
-        shared = self._turns.shared_result(slot)
+        shared = self._turns.calls.shared_result(slot)
         if shared is not None:
             if slot.launch is not None:
                 self._pool.discard(slot.launch, "an equal call has its result already")
@@ -448,7 +451,8 @@ class Session(Generic[Deps]):
             return False
 
     async def _is_approved(self, slot: Slot) -> bool:
-        self._turns.prepare(slot)
+        if self._turns.speculate:
+            self._turns.calls.prepare(slot)
         approved = self._approve is not None and (
             await self._approve(slot.call, self.deps) is True
         )
@@ -522,8 +526,9 @@ class Session(Generic[Deps]):
     def _finish(self, slot: Slot, result: ToolResult) -> None:
         turn = slot.turn
         slot.result = result
+        self._turns.judge_early(slot, result)
         if slot.tool is not None and slot.tool.deterministic:
-            self._turns.note_result(slot, result)
+            self._turns.calls.note_result(slot, result)
         if slot.duration:
             self._experience.note_seconds(slot.call.name, slot.duration)
         slot.ended_at = now = self._now()
@@ -543,7 +548,7 @@ class Session(Generic[Deps]):
             self._tools_ended(turn)
         if self._turns.speculate and turn is self._turns.current:
             self._turns.consider_run_ahead(turn)
-            if not ended or turn.child is None:  # else it was asked when that started
+            if not (ended and turn.children):  # else it was asked when that started
                 self._turns.predict(turn)
             self._turns.restart_slots(turn)
 

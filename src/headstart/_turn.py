@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from ._calls import ToolCall, ToolResult, decode_arguments
 from ._messages import CallDelta, Message, ModelDelta, TextDelta
 from ._tools import EVERYTHING, NOTHING, ResourceKeys, Tool, overlaps
+from .predictors import ResultPrediction
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._barrier import WriteBarrier
     from ._call_speculation import ToolCallSpeculator
     from ._messages import DeltaReceiver, ModelRequest, ModelResponse
@@ -68,7 +71,9 @@ class Slot:
         problem: Why the call cannot run: told to the model as its result.
         writes: What it changes.
         launch: The launch that it claims.
-        early: A result known before the final one, and who stated it.
+        early: What is known of the result before it is final: alternatives, the most
+            probable first.
+        source: Who stated them: `tool`, `launch`, `memory`, or a predictor's type.
         result: The final result.
         demanded_at: When the host asked for it; negative before.
     """
@@ -81,7 +86,8 @@ class Slot:
     problem: ToolResult | None = None
     writes: ResourceKeys = NOTHING
     launch: Launch | None = None
-    early: ToolResult | None = None
+    early: tuple[ResultPrediction, ...] = ()
+    source: str = ""
     result: ToolResult | None = None
     demanded_at: float = -1.0
     ended_at: float = -1.0
@@ -122,9 +128,11 @@ class Slot:
         return current and self.launch is None and not self.started
 
     @property
-    def known(self) -> ToolResult | None:
-        """The final result, or else the early one."""
-        return self.result or self.early
+    def outcomes(self) -> tuple[ResultPrediction, ...]:
+        """The final result, or else the early ones; nothing while none is known."""
+        if self.result is None:
+            return self.early
+        return (ResultPrediction(result=self.result, probability=1.0),)
 
 
 class Turn:
@@ -134,12 +142,11 @@ class Turn:
     """
 
     __slots__ = (
-        "ahead",
         "answering",
         "assumed",
         "attempts",
         "barrier",
-        "child",
+        "children",
         "confirmed",
         "depth",
         "ended_at",
@@ -147,10 +154,12 @@ class Turn:
         "id",
         "parent",
         "partial",
+        "refused",
         "relay",
         "request",
         "response",
         "results",
+        "run",
         "sealed",
         "slots",
         "started_at",
@@ -178,16 +187,20 @@ class Turn:
         self.sealed: dict[int, Slot] = {}
         self.response: ModelResponse | None = None
         self.slots: list[Slot] = []
-        self.child: Turn | None = None
-        self.ahead: ResultSpeculator[ModelResponse] | None = None
-        # What it was run ahead on: the parent's answer, and the results of its calls.
+        self.children: list[Turn] = []  # the turns that are run ahead of it
+        # How it is run ahead itself, and on what: the parent's answer, and the results
+        # of its calls.
+        self.run: ResultSpeculator[ModelResponse] | None = None
         self.answering: Message | None = None
         self.results: tuple[ToolResult, ...] = ()
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
+        self.refused: set[tuple[object, ...]] = set()  # what the policy would not run
         self.partial = ""  # what its model has said so far
         self.forecast: list[Forecast] = []  # the calls that it is expected to have
-        self.assumed: list[Slot] = []  # those that its child is built on, unanswered
+        self.assumed: list[
+            Slot
+        ] = []  # those that its children are built on, unanswered
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -201,6 +214,13 @@ class Turn:
             if slot.result is not None
         )
         return (*messages, self.response.message, *answers)
+
+    def family(self) -> Iterator[Turn]:
+        """This turn and all that is run ahead of it, from the root outward."""
+        turns: list[Turn] = [self]
+        for turn in turns:
+            yield turn
+            turns.extend(turn.children)
 
     def stands_on(self, turn: Turn) -> bool:
         """Whether this is `turn`, or was run ahead on it."""

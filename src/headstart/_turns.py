@@ -8,39 +8,44 @@ Rules of this file:
    its deltas are held, its launches are under its barrier, nobody learns from it.
 3. Discarding goes from the root outward: denying a turn's barrier ends, by itself, all
    that stands on it; what follows is book-keeping.
-
-Over 600 lines, because running ahead, running beside and discarding change the same few
-fields of a turn, and a reader has to see them together.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
-from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._barrier import WriteBarrier
-from ._calls import ToolCall, ToolResult, decode_arguments
+from ._branches import (
+    certain,
+    in_style,
+    likely_branches,
+    may_come,
+    render,
+    speaks_while_calling,
+)
+from ._calls import ToolCall, ToolResult
 from ._errors import SpeculationError
 from ._events import EarlyResultGiven, Recorder, TurnDiscarded, TurnStarted
-from ._launches import LaunchPool, Proposal
+from ._launches import LaunchPool
 from ._lifecycle import SpeculationState
 from ._messages import Message, TextDelta
-from ._policy import REST_S, is_overload
+from ._policy import IMPROBABLE, REST_S, Expectation, RunAhead, is_overload
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
-from ._tools import Effect, InvalidArgumentsError, Tool
-from ._turn import CallAssembler, Forecast, Launch, Slot, Turn
+from ._slots import CallRegister
+from ._tools import Effect, Tool
+from ._turn import CallAssembler, Launch, Slot, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
+    from ._branches import Branch
     from ._messages import (
         AskModel,
         DeltaReceiver,
@@ -49,8 +54,7 @@ if TYPE_CHECKING:
         ModelResponse,
     )
     from ._policy import Experience, Policy
-    from ._tools import ArgumentsFingerprint
-    from .predictors import Predictor
+    from .predictors import Predictor, ResultPrediction
 
 logger = logging.getLogger("headstart")
 
@@ -58,10 +62,16 @@ PROBABLE = 0.5
 """A turn's response is expected to have the calls that are at least so probable."""
 _ENDS = ".:;!?\n"
 """Predictors are asked again when the model has ended a sentence, or a part of one."""
-MAX_SHARED = 256
-"""Results of `deterministic` reads that a session keeps; the oldest go first."""
 MAX_ATTEMPTS = 3
 """How often the turn after one is run ahead of it, as early results change."""
+MAX_BRANCHES = 8
+"""Combinations of early results that the policy is asked about, of one turn."""
+_CERTAIN = ("launch", "memory")
+"""Who states early results that are real results."""
+_RESULTS_OF = "results of "
+_BESIDE = ("", "beside")
+Expected: TypeAlias = "list[tuple[tuple[str, str], Expectation]]"
+"""What has to come true, each with the tool and origin that its record stands under."""
 
 
 class TurnTree:
@@ -82,6 +92,7 @@ class TurnTree:
     Attributes:
         current: The last turn that the host asked for.
         pool: The session's launches.
+        calls: Where calls of responses are made into slots, and started.
         desk: Where predictors are asked.
         ask_model: How a model request is sent, as the host last did.
         task_group: Who owns the tasks; `None` when the session is not open.
@@ -103,6 +114,7 @@ class TurnTree:
     ) -> None:
         self._tools = tools
         self._policy = policy
+        self._experience = experience
         self._recorder = recorder
         self._now = clock
         self.speculate = speculate
@@ -110,9 +122,7 @@ class TurnTree:
         self._root = WriteBarrier(name=recorder.session)
         self._root.flush()
         self._numbers = itertools.count(1)
-        self._wasted_tokens = 0
-        self._shared: deque[tuple[Tool, ArgumentsFingerprint, ToolResult]]
-        self._shared = deque(maxlen=MAX_SHARED)
+        self._wasted_tokens = self._usual_tokens = 0
         self._rests_until = -math.inf
         self.pool = LaunchPool(
             deps=deps,
@@ -124,6 +134,7 @@ class TurnTree:
             on_early_result=self._launch_knows,
             on_end=self._launch_ended,
         )
+        self.calls = CallRegister(tools, self.pool, ordered=ordered)
         self.desk = PredictorDesk(
             predictors,
             tools=tools,
@@ -179,13 +190,13 @@ class TurnTree:
                     self._hear(turn, delta.text)
                 sealed = assembler.put(delta)
                 if sealed is not None:
-                    self._start_sealed(turn, *sealed)
+                    self.calls.start_sealed(turn, *sealed)
 
         return receive
 
     def _hear(self, turn: Turn, text: str) -> None:
         """The model says something: that is another answer than calls alone, and news."""
-        if turn.child is not None and text:
+        if turn.children and text:
             self.discard_ahead(turn, "the answer is another")
         turn.partial += text
         if turn is self.current and any(mark in text for mark in _ENDS):
@@ -194,6 +205,7 @@ class TurnTree:
     def complete(self, turn: Turn, response: ModelResponse) -> None:
         """Take a turn's whole response: its calls claim what was launched for them."""
         turn.response = response
+        self._usual_tokens = self._tokens_of(turn)
         for index, call in enumerate(response.tool_calls):
             slot = turn.sealed.pop(index, None)
             if slot is not None and slot.call != call:
@@ -201,14 +213,14 @@ class TurnTree:
                 if slot.launch is not None:
                     self.pool.discard(slot.launch, "the model changed a sealed call")
                 slot = None
-            turn.slots.append(slot or self.new_slot(turn, index, call))
-        self.drop_sealed(turn, "the model withdrew a sealed call")
-        if turn.child is not None:
+            turn.slots.append(slot or self.calls.new_slot(turn, index, call))
+        self.calls.drop_sealed(turn, "the model withdrew a sealed call")
+        if turn.children:
             self._settle_beside(turn, response)
         if not self.speculate:
             return
         for slot in turn.slots:
-            self._claim(turn, slot)
+            self.calls.claim(slot)
         self.discard_unasked(turn)
         for slot in turn.slots:
             if (
@@ -216,18 +228,8 @@ class TurnTree:
                 and slot.launch is None
                 and not turn.conflicts(slot, ordered=self._ordered)
             ):
-                self._start_slot(turn, slot)
+                self.calls.start(slot)
             self._predict_result(turn, slot)
-
-    def _claim(self, turn: Turn, slot: Slot) -> None:
-        if slot.launch is None and slot.problem is None:
-            slot.launch = self.pool.claim(turn, slot)
-        if slot.launch is None:
-            return
-        if turn.conflicts(slot, ordered=self._ordered):
-            self.pool.discard(slot.launch, "its turn writes what it touches")
-        else:
-            slot.early = slot.launch.speculator.early_result
 
     def discard_unasked(self, turn: Turn) -> None:
         """Gated calls that the model did not ask for hold resources: let them go."""
@@ -240,100 +242,20 @@ class TurnTree:
                 self.desk.decline(turn, launch)
                 self.pool.discard(launch, "the model did not ask for it")
 
-    def new_slot(self, turn: Turn, index: int, call: ToolCall) -> Slot:
-        """A call of a turn, with why it cannot run where it cannot."""
-        tool = self._tools.get(call.name)
-        slot = Slot(index, turn, call, tool)
-        if tool is None:
-            known = ", ".join(self._tools) or "none"
-            text = f"There is no tool {call.name!r}. The tools are: {known}."
-            slot.problem = ToolResult(text, is_error=True)
-            return slot
-        try:
-            slot.arguments = tool.validate(call.arguments)
-        except InvalidArgumentsError as error:
-            text = f"The arguments of {call.name!r} are invalid: {error}"
-            slot.problem = ToolResult(text, is_error=True)
-            return slot
-        slot.writes = tool.write_keys(slot.arguments)
-        return slot
-
-    def _start_sealed(self, turn: Turn, index: int, call: ToolCall) -> None:
-        """A call of a turn is complete in the stream: launch it, or claim its launch."""
-        tool = self._tools.get(call.name)
-        if tool is None or not tool.launchable or index in turn.sealed:
-            return
-        slot = self.new_slot(turn, index, call)
-        if slot.fingerprint is None:
-            return
-        turn.sealed[index] = slot
-        slot.launch = self.pool.claim(turn, slot)
-        if slot.launch is None:
-            self._start_slot(turn, slot)
-
-    def _start_slot(self, turn: Turn, slot: Slot) -> None:
-        if slot.tool is None or not slot.tool.launchable or slot.problem is not None:
-            return
-        self.pool.start(
-            Proposal(
-                home=turn,
-                tool=slot.tool,
-                arguments=slot.call.arguments,
-                cause="sealed",
-                slot=slot,
-                fingerprint=slot.fingerprint,
-            )
-        )
-
-    def shared_result(self, slot: Slot) -> ToolResult | None:
-        """The result of an earlier equal call, where the tool is `deterministic`."""
-        if slot.tool is None or not slot.tool.deterministic:
-            return None
-        for tool, fingerprint, result in self._shared:
-            if tool is slot.tool and fingerprint == slot.fingerprint:
-                return result
-        return None
-
-    def note_result(self, slot: Slot, result: ToolResult) -> None:
-        """Keep the result of a `deterministic` read, for equal calls to come."""
-        tool, fingerprint = slot.tool, slot.fingerprint
-        if tool and fingerprint and not result.is_error and not slot.problem:
-            self._shared.append((tool, fingerprint, result))
-
-    def prepare(self, slot: Slot) -> None:
-        """Let a gated call go up to its barrier while somebody decides about it."""
-        if (
-            self.speculate
-            and slot.launch is None
-            and slot.tool is not None
-            and slot.tool.effect is Effect.GATED
-            and not slot.turn.conflicts(slot, ordered=self._ordered)
-        ):
-            self._start_slot(slot.turn, slot)
-
-    def drop_sealed(self, turn: Turn, reason: str) -> None:
-        """Discard calls that were started from a stream and are no calls after all."""
-        dropped, turn.sealed = turn.sealed, {}
-        for slot in dropped.values():
-            if slot.launch is not None:
-                self.pool.discard(slot.launch, reason)
-
     def restart_slots(self, turn: Turn) -> None:
         """Launch again: a call has ended: what it kept from starting, further ahead, may start."""
         self.pool.retry_waiting()
-        child = turn.child
-        while child is not None:
+        for child in list(turn.family())[1:]:
             for slot in child.slots:
-                if slot.known is None and not child.conflicts(
+                if not slot.outcomes and not child.conflicts(
                     slot, ordered=self._ordered
                 ):
                     if slot.launch is None:
                         slot.launch = self.pool.claim(child, slot)
                     if slot.launch is None:
-                        self._start_slot(child, slot)
+                        self.calls.start(slot)
                     else:
                         self._take_launched_result(slot, slot.launch)
-            child = child.child
 
     def predict(self, turn: Turn) -> None:
         """Ask the predictors about a turn as it stands now."""
@@ -363,10 +285,13 @@ class TurnTree:
             self.knows_early(slot, render(value), source="launch")
 
     def knows_early(self, slot: Slot, result: ToolResult, *, source: str) -> None:
-        """Take an early result of a call."""
-        if slot.result is not None or slot.early == result or not self.speculate:
+        """Take an early result of a call from who knows it."""
+        self._take_early(slot, certain(result), source)
+
+    def _take_early(self, slot: Slot, early: Branch, source: str) -> None:
+        if slot.result is not None or slot.early == early or not self.speculate:
             return
-        slot.early = result
+        slot.early, slot.source = early, source
         self._recorder.emit(
             EarlyResultGiven,
             turn=slot.turn.id,
@@ -376,50 +301,83 @@ class TurnTree:
         )
         self.consider_run_ahead(slot.turn)
 
+    def judge_early(self, slot: Slot, result: ToolResult) -> None:
+        """A call has its final result: note whether it was among the early ones."""
+        if slot.early and slot.source not in _CERTAIN:
+            hit = any(stated.result == result for stated in slot.early)
+            origin = _RESULTS_OF + slot.source
+            self._experience.note_outcome(slot.call.name, origin, hit=hit)
+
     def _predict_result(self, turn: Turn, slot: Slot) -> None:
         launch = slot.launch
         if launch is not None and launch.speculator.ended and not turn.confirmed:
             self._take_launched_result(slot, launch)
-        if slot.known is not None or slot.problem is not None:
-            slot.early = slot.early or slot.problem
+        if slot.outcomes or slot.problem is not None:
+            if not slot.early:
+                slot.early, slot.source = certain(slot.problem), "tool"
             return
-        shared = self.shared_result(slot)
+        shared = self.calls.shared_result(slot)
         if shared is not None:
             self.knows_early(slot, shared, source="memory")
             return
         stated = self.desk.state_results(slot.call, turn)
         if stated is not None:
-            results, source = stated
-            self.knows_early(slot, results[0].result, source=source)
+            self._take_early(slot, *stated)
 
     def lose_launch(self, slot: Slot) -> None:
         """A slot's launch was discarded, so what it had stated counts no more."""
-        slot.early = None
-        if slot.turn.child is not None:
+        slot.early = ()
+        if slot.turn.children:
             self.discard_ahead(slot.turn, "an early result was withdrawn")
 
+    def find_ahead(self, turn: Turn, request: ModelRequest) -> Turn | None:
+        """The turn run ahead of `turn` that is this request, if there is one."""
+        return next((each for each in turn.children if each.request == request), None)
+
     def consider_run_ahead(self, turn: Turn) -> None:
-        """Run the next turn if every call of this one has an early or final result."""
+        """Run the next turn if every call of this one has an early or final result.
+
+        Where early results have alternatives, it is run as often as the policy admits.
+        """
         response, group = turn.response, self.task_group
         if not (self.speculate and response and turn.slots and group):
             return
         if turn.confirmed and turn is not self.current:
             return
-        results: list[ToolResult] = []
-        for slot in turn.slots:
-            if slot.known is None:
-                return
-            results.append(slot.known)
-        if turn.child is not None:
-            if turn.child.results == tuple(results):
-                return
-            self.discard_ahead(turn, "a result differs from the early one")
+        if not all(slot.outcomes for slot in turn.slots):
+            return
+        for child in [child for child in turn.children if not may_come(turn, child)]:
+            turn.children.remove(child)
+            self.end_discarded(child, "a result differs from the early one")
         if turn.confirmed and all(slot.result is not None for slot in turn.slots):
             return  # the host is about to ask
-        if turn.attempts >= MAX_ATTEMPTS or self._refuses_run_ahead(turn):
+        if turn.attempts >= MAX_ATTEMPTS:
             return
-        turn.attempts += 1
-        self._run_ahead(turn, response.message, tuple(results), group)
+        began = len(turn.children)
+        for branch in likely_branches(turn.slots, MAX_BRANCHES):
+            results = tuple(stated.result for stated in branch)
+            if any(child.results == results for child in turn.children):
+                continue
+            if self._refuses(turn, self._expectations(turn.slots, branch), results):
+                break
+            self._run_ahead(turn, response.message, results, group)
+        turn.attempts += len(turn.children) > began
+
+    def _expectations(
+        self, slots: Sequence[Slot], branch: Sequence[ResultPrediction]
+    ) -> Expected:
+        """What has to come true for a branch."""
+        expected: Expected = []
+        for slot, stated in zip(slots, branch, strict=True):
+            if slot.result is None and slot.source not in _CERTAIN:
+                key = slot.call.name, _RESULTS_OF + slot.source
+                expectation = Expectation(
+                    probability=stated.probability,
+                    total=sum(each.probability for each in slot.early),
+                    record=self._experience.record(*key),
+                )
+                expected.append((key, expectation))
+        return expected
 
     def consider_run_beside(self, turn: Turn) -> None:
         """Send the request that would follow, beside a turn's running one.
@@ -437,17 +395,19 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
-        if turn.child is not None or turn.partial or turn.attempts >= MAX_ATTEMPTS:
+        if turn.children or turn.partial or turn.attempts >= MAX_ATTEMPTS:
             return
-        if self._refuses_run_beside(turn) or _speaks_while_calling(turn.request):
+        if speaks_while_calling(turn.request):
             return
         known = self._forecast_results(turn)
         if known is None:
             return
         calls = tuple(call for call, _ in known)
+        if self._refuses(turn, self._expect_answer(turn), calls, beside=True):
+            return
         turn.attempts += 1
         turn.assumed = [
-            self.new_slot(turn, index, call) for index, call in enumerate(calls)
+            self.calls.new_slot(turn, index, call) for index, call in enumerate(calls)
         ]
         message = Message(role="assistant", tool_calls=calls)
         self._run_ahead(turn, message, tuple(result for _, result in known), group)
@@ -462,7 +422,7 @@ class TurnTree:
             call = ToolCall(
                 f"expected-{turn.id}-{len(known)}",
                 expected.tool.name,
-                _in_style(turn.request, expected)
+                in_style(turn.request, expected)
                 if expected.styled
                 else expected.arguments,
             )
@@ -483,59 +443,85 @@ class TurnTree:
 
     def _settle_beside(self, turn: Turn, response: ModelResponse) -> None:
         """The running request is answered: keep what ran beside it, if it fits."""
-        child, assumed = turn.child, [slot.call for slot in turn.assumed]
+        assumed = [(slot.call.name, slot.call.arguments) for slot in turn.assumed]
         turn.assumed = []
-        if child is None:
-            return
         answered = [(call.name, call.arguments) for call in response.tool_calls]
-        if response.text or answered != [(c.name, c.arguments) for c in assumed]:
+        hit = not response.text and answered == assumed
+        self._experience.note_outcome(*_BESIDE, hit=hit)
+        if not hit:
             self.discard_ahead(turn, "the answer is another")
             return
-        child.answering = response.message
-        stem = turn.request
-        descendant: Turn | None = child
-        while descendant is not None and descendant.answering is not None:
-            answering = descendant.answering
-            stem = descendant.request = stem.extended([answering]).answered(
-                answering.tool_calls, descendant.results
-            )
-            descendant = descendant.child
+        for child in turn.children:
+            child.answering = response.message
+        for descendant in list(turn.family())[1:]:
+            parent, answering = descendant.parent, descendant.answering
+            if parent is not None and answering is not None:
+                descendant.request = parent.request.extended([answering]).answered(
+                    answering.tool_calls, descendant.results
+                )
 
-    def _refuses_run_beside(self, turn: Turn) -> bool:
-        probable = [
+    def _expect_answer(self, turn: Turn) -> Expected:
+        stated = min(
             expected.probability
             for expected in turn.forecast
             if expected.probability >= PROBABLE
-        ]
-        if not probable or self._now() < self._rests_until:
-            return True
-        try:
-            refusal = self._policy.refuse_run_beside(
-                depth=turn.depth + 1,
-                probability=min(probable),
-                wasted_tokens=self._wasted_tokens,
-            )
-        except Exception:
-            logger.exception("The policy failed; no request is sent beside.")
-            return True
-        return refusal is not None
+        )
+        record = self._experience.record(*_BESIDE)
+        return [(_BESIDE, Expectation(probability=stated, total=stated, record=record))]
 
     def note_model_failure(self, error: BaseException) -> None:
         """Send no requests early for a while, if the model's provider has too much."""
         if is_overload(error):
             self._rests_until = self._now() + REST_S
 
-    def _refuses_run_ahead(self, turn: Turn) -> bool:
-        if self._now() < self._rests_until:
+    def _refuses(
+        self,
+        turn: Turn,
+        expected: Expected,
+        what: tuple[object, ...],
+        *,
+        beside: bool = False,
+    ) -> bool:
+        question = (*what, len(expected))  # fewer as results become final
+        if self._now() < self._rests_until or question in turn.refused:
             return True
+        candidate = RunAhead(
+            depth=turn.depth + 1,
+            branch=len(turn.children),
+            expectations=tuple(each for _, each in expected),
+            beside=beside,
+            wasted_tokens=self._wasted_tokens + self._tokens_at_stake(),
+        )
         try:
-            refusal = self._policy.refuse_run_ahead(
-                depth=turn.depth + 1, wasted_tokens=self._wasted_tokens
-            )
+            refusal = self._policy.refuse_run_ahead(candidate)
         except Exception:
             logger.exception("The policy failed; the next turn is not run ahead.")
             return True
+        if refusal == IMPROBABLE:
+            turn.refused.add(question)
+        for key, _ in expected:
+            if refusal is None:
+                self._experience.note_launch(*key)
+            elif refusal == IMPROBABLE:
+                self._experience.note_refusal(*key)
         return refusal is not None
+
+    def _tokens_at_stake(self) -> int:
+        """Tokens of everything that is run ahead now, as if it were all discarded."""
+        if self.current is None:
+            return 0
+        return sum(
+            self._tokens_of(turn)
+            for turn in self.current.family()
+            if not turn.confirmed
+        )
+
+    def _tokens_of(self, turn: Turn) -> int:
+        """What a turn's request is billed; as much as the last one before it has."""
+        if turn.response is None:
+            return self._usual_tokens
+        usage = turn.response.usage
+        return usage.input_tokens + usage.output_tokens
 
     def _run_ahead(
         self,
@@ -548,11 +534,11 @@ class TurnTree:
         calls = message.tool_calls
         child = self.new_turn(asked.answered(calls, results), turn)
         child.answering, child.results = message, results
-        turn.child = child
-        turn.ahead = ResultSpeculator(asked, calls, partial(self._run_child, child))
-        turn.ahead.start(group)
+        turn.children.append(child)
+        child.run = ResultSpeculator(asked, calls, partial(self._run_child, child))
+        child.run.start(group)
         for index, result in enumerate(results):
-            turn.ahead.receive(index, result)
+            child.run.receive(index, result)
         self.predict(child)
 
     async def _run_child(self, child: Turn, request: ModelRequest) -> ModelResponse:
@@ -572,18 +558,15 @@ class TurnTree:
 
     def discard_ahead(self, turn: Turn, reason: str) -> None:
         """Discard everything that was run ahead of `turn`."""
-        child, turn.child = turn.child, None
-        ahead, turn.ahead = turn.ahead, None
-        if child is not None and ahead is not None:
-            ahead.cancel()
+        children, turn.children = turn.children, []
+        for child in children:
             self.end_discarded(child, reason)
 
     def end_discarded(self, turn: Turn, reason: str) -> None:
+        """Discard a turn that nothing refers to any more, and all that stands on it."""
         turn.barrier.deny(reason)
-        doomed: Turn | None = turn
-        while doomed is not None:
+        for doomed in list(turn.family()):
             self._account_discarded(doomed, reason)
-            doomed = doomed.child
 
     def _account_discarded(self, turn: Turn, reason: str) -> None:
         self.desk.stop(turn)
@@ -593,12 +576,9 @@ class TurnTree:
             if slot.launch is not None:
                 self.pool.release(slot.launch)
                 slot.launch = None
-        if turn.ahead is not None:
-            turn.ahead.cancel()
-        tokens = 0
-        if turn.response is not None:
-            usage = turn.response.usage
-            tokens = usage.input_tokens + usage.output_tokens
+        if turn.run is not None:
+            turn.run.cancel()
+        tokens = self._tokens_of(turn)
         self._wasted_tokens += tokens
         end = turn.ended_at if turn.ended_at >= 0 else self._now()
         self._recorder.emit(
@@ -612,40 +592,7 @@ class TurnTree:
 
 def renumber(turn: Turn) -> None:
     """Count the depth of a turn that was confirmed, and of those ahead, from 0."""
-    depth = 0
-    descendant: Turn | None = turn
-    while descendant is not None:
-        descendant.depth = depth
-        descendant = descendant.child
-        depth += 1
-
-
-def render(value: object) -> ToolResult:
-    """What the model is told of a value that a tool returned."""
-    try:
-        return ToolResult.from_value(value)
-    except Exception as error:  # noqa: BLE001 - what a tool returns may be anything
-        return ToolResult.from_error(error)
-
-
-def _speaks_while_calling(request: ModelRequest) -> bool:
-    """Whether the model has been writing text beside its calls in this conversation."""
-    return any(message.tool_calls and message.content for message in request.history)
-
-
-def _in_style(request: ModelRequest, expected: Forecast) -> str:
-    """Write arguments as the model writes them: its spacing, the schema's order.
-
-    Only an answer that is equal to the letter is adopted, so this costs nothing but
-    the chance.
-    """
-    decoded = decode_arguments(expected.arguments) or {}
-    order: Iterable[str] = expected.tool.parameters.get("properties") or ()
-    decoded = {name: decoded[name] for name in order if name in decoded} | decoded
-    spaced = any(
-        '": ' in call.arguments
-        for message in request.history
-        for call in message.tool_calls
-    )
-    separators = (", ", ": ") if spaced else (",", ":")
-    return json.dumps(decoded, separators=separators, ensure_ascii=False)
+    turn.depth = 0
+    for each in turn.family():
+        for child in each.children:
+            child.depth = each.depth + 1

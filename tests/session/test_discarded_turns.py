@@ -72,7 +72,7 @@ async def test_denying_a_turns_barrier_ends_all_that_stands_on_it():
             await anyio.sleep(5.0)
             _, alter, fix = arm.world.barriers
             assert {b.effective_state for b in (alter, fix)} == {BarrierState.HELD}
-            session._turns.current.child.barrier.deny("a test says so")
+            session._turns.current.children[0].barrier.deny("a test says so")
             await anyio.wait_all_tasks_blocked()
             assert {b.effective_state for b in (alter, fix)} == {BarrierState.DENIED}
             assert arm.world.running == 1
@@ -87,7 +87,7 @@ async def test_the_barrier_of_a_discarded_turn_is_denied():
         async with anyio.create_task_group() as group:
             group.start_soon(session.call, first.tool_calls[0])
             await anyio.sleep(5.0)
-            ahead = session._turns.current.child
+            ahead = session._turns.current.children[0]
             assert ahead.barrier.state is BarrierState.HELD
         assert {turn.at_s for turn in arm.of(TurnDiscarded)} == {11.5}
         assert ahead.barrier.state is BarrierState.DENIED

@@ -299,7 +299,7 @@ async def test_a_policy_that_fails_admits_nothing(method, caplog):
         def refuse_launch(self, candidate):
             return None
 
-        def refuse_run_ahead(self, *, depth, wasted_tokens):
+        def refuse_run_ahead(self, candidate):
             return None
 
     def fail(*_, **__):

@@ -12,7 +12,12 @@ from headstart import (
     ValuePolicy,
     tool,
 )
-from headstart._events import CallLaunched, CallRefused, TurnStarted
+from headstart._events import (
+    CallLaunched,
+    CallRefused,
+    SpeculationDiscarded,
+    TurnStarted,
+)
 from headstart.testing import Fault, ScriptedModel
 
 from .scene import Expects, play, play_both, read, talk, write
@@ -217,3 +222,34 @@ async def test_a_read_that_has_become_too_old_is_launched_again():
     )
     arm = await talk(agent, ["Go."] * 4, pause=5.0)
     assert [event.at_s for event in arm.of(CallLaunched)] == [0.0, 12.0]
+
+
+@pytest.mark.requirement("policy:never-over-budget")
+@pytest.mark.parametrize("guesses", [1, 2, 7, 20])
+async def test_guesses_end_when_they_have_wasted_what_they_may(guesses):
+    rows = [("look", {"row": row}) for row in range(1, guesses + 1)]
+    agent = Agent(
+        ScriptedModel(["Done."], delay=100.0),
+        [read(seconds=90.0)],
+        predictors=[Expects(*rows[:2]), Expects(*rows[2:], delay=1.0)],
+        policy=LimitPolicy(
+            max_wasted_s=20.0, max_in_flight=99, max_in_flight_of_tool=99
+        ),
+    )
+    arm = await play(agent)
+    ended = arm.of(SpeculationDiscarded)
+    assert len(ended) == guesses
+    assert {event.reason for event in ended} == {"seconds wasted"}
+    assert 20.0 - 0.01 <= sum(event.wasted_s for event in ended) <= 20.0
+
+
+@pytest.mark.requirement("policy:never-over-budget")
+async def test_what_was_asked_for_is_no_waste_and_runs_on():
+    agent = Agent(
+        ScriptedModel([[LOOK_7], "Done."], delay=5.0),
+        [read(seconds=60.0)],
+        predictors=[Expects(LOOK_7)],
+        policy=LimitPolicy(max_wasted_s=10.0),
+    )
+    off, on = await play_both(agent)
+    assert on.seconds == off.seconds - 5.0

@@ -132,19 +132,6 @@ async def test_a_write_and_a_read_of_the_same_that_are_both_expected_run_for_rea
 
 
 @pytest.mark.requirement("engine:contained")
-async def test_a_policy_that_knows_nothing_of_it_sends_nothing_beside():
-    class Older:
-        def refuse_launch(self, candidate):
-            return None
-
-        def refuse_run_ahead(self, *, depth, wasted_tokens):
-            return None
-
-    off, on = await play_both(agent_for([LOOK_7], "Done.", policy=Older()))
-    assert on.seconds == off.seconds - 0.5
-
-
-@pytest.mark.requirement("engine:contained")
 async def test_a_model_that_fails_beside_is_asked_again():
     def respond(request):
         if request.history[-1].role == "user":

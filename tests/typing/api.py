@@ -11,6 +11,7 @@ from headstart import (
     Candidate,
     Effect,
     EventLog,
+    Expectation,
     Experience,
     LimitPolicy,
     Message,
@@ -20,6 +21,7 @@ from headstart import (
     Policy,
     Record,
     ResultSpeculator,
+    RunAhead,
     RunResult,
     Session,
     Sink,
@@ -157,6 +159,8 @@ async def agents(model: Model, deps: Deps) -> None:
 class Cautious:
     """A policy of somebody's own."""
 
+    max_wasted_s = 60.0
+
     def refuse_launch(self, candidate: Candidate, /) -> str | None:
         assert_type(candidate.tool, Tool)
         assert_type(candidate.record, Record)
@@ -165,13 +169,10 @@ class Cautious:
         candidate.depth = 0  # type: ignore[misc]
         return None if candidate.cause == "sealed" else "only what is certain"
 
-    def refuse_run_ahead(self, *, depth: int, wasted_tokens: int) -> str | None:
-        return "never"
-
-    def refuse_run_beside(
-        self, *, depth: int, probability: float, wasted_tokens: int
-    ) -> str | None:
-        return "never"
+    def refuse_run_ahead(self, candidate: RunAhead, /) -> str | None:
+        assert_type(candidate.expectations, tuple[Expectation, ...])
+        assert_type(candidate.calibrated(weight=4.0), float)
+        return "never beside" if candidate.beside else None
 
 
 async def approve(call: ToolCall, deps: Deps) -> bool:
