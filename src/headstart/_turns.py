@@ -38,7 +38,7 @@ from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._slots import CallRegister
 from ._tools import Effect, Tool
-from ._turn import CallAssembler, Launch, Slot, Turn
+from ._turn import CallAssembler, Forecast, Launch, Slot, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -358,8 +358,10 @@ class TurnTree:
             results = tuple(stated.result for stated in branch)
             if any(child.results == results for child in turn.children):
                 continue
-            if self._refuses(turn, self._expectations(turn.slots, branch), results):
+            expected = self._expectations(turn.slots, branch)
+            if self._refuses(turn, expected, results):
                 break
+            self._note_start(expected)
             self._run_ahead(turn, response.message, results, group)
         turn.attempts += len(turn.children) > began
 
@@ -397,28 +399,32 @@ class TurnTree:
             return
         if turn.children or turn.partial or turn.attempts >= MAX_ATTEMPTS:
             return
-        if speaks_while_calling(turn.request):
+        probable = [each for each in turn.forecast if each.probability >= PROBABLE]
+        if not probable or speaks_while_calling(turn.request):
             return
-        known = self._forecast_results(turn)
+        expected = self._expect_answer(probable)
+        what = *(each.arguments for each in probable), expected[0][1].probability
+        if self._refuses(turn, expected, what, beside=True):
+            return
+        known = self._forecast_results(turn, probable)
         if known is None:
             return
         calls = tuple(call for call, _ in known)
-        if self._refuses(turn, self._expect_answer(turn), calls, beside=True):
-            return
         turn.attempts += 1
+        self._note_start(expected)
         turn.assumed = [
             self.calls.new_slot(turn, index, call) for index, call in enumerate(calls)
         ]
         message = Message(role="assistant", tool_calls=calls)
         self._run_ahead(turn, message, tuple(result for _, result in known), group)
 
-    def _forecast_results(self, turn: Turn) -> list[tuple[ToolCall, ToolResult]] | None:
+    def _forecast_results(
+        self, turn: Turn, probable: Sequence[Forecast]
+    ) -> list[tuple[ToolCall, ToolResult]] | None:
         """The expected calls with their results, or `None` while one has none."""
         known: list[tuple[ToolCall, ToolResult]] = []
         taken: list[Launch] = []
-        for expected in turn.forecast:
-            if expected.probability < PROBABLE:
-                continue
+        for expected in probable:
             call = ToolCall(
                 f"expected-{turn.id}-{len(known)}",
                 expected.tool.name,
@@ -439,7 +445,7 @@ class TurnTree:
             if result is None:
                 return None
             known.append((call, result))
-        return known or None
+        return known
 
     def _settle_beside(self, turn: Turn, response: ModelResponse) -> None:
         """The running request is answered: keep what ran beside it, if it fits."""
@@ -460,12 +466,8 @@ class TurnTree:
                     answering.tool_calls, descendant.results
                 )
 
-    def _expect_answer(self, turn: Turn) -> Expected:
-        stated = min(
-            expected.probability
-            for expected in turn.forecast
-            if expected.probability >= PROBABLE
-        )
+    def _expect_answer(self, probable: Sequence[Forecast]) -> Expected:
+        stated = min(each.probability for each in probable)
         record = self._experience.record(*_BESIDE)
         return [(_BESIDE, Expectation(probability=stated, total=stated, record=record))]
 
@@ -499,12 +501,13 @@ class TurnTree:
             return True
         if refusal == IMPROBABLE:
             turn.refused.add(question)
-        for key, _ in expected:
-            if refusal is None:
-                self._experience.note_launch(*key)
-            elif refusal == IMPROBABLE:
+            for key, _ in expected:
                 self._experience.note_refusal(*key)
         return refusal is not None
+
+    def _note_start(self, expected: Expected) -> None:
+        for key, _ in expected:
+            self._experience.note_launch(*key)
 
     def _tokens_at_stake(self) -> int:
         """Tokens of everything that is run ahead now, as if it were all discarded."""

@@ -7,7 +7,10 @@ from headstart import (
     Agent,
     Experience,
     LimitPolicy,
+    Message,
+    ModelRequest,
     ModelResponse,
+    Session,
     ToolCall,
     ToolResult,
     Usage,
@@ -23,7 +26,7 @@ from headstart._events import (
 from headstart.predictors import ResultPrediction
 from headstart.testing import ScriptedModel
 
-from .scene import Expects, play, play_both, read, talk, write
+from .scene import Arm, Expects, World, play, play_both, read, talk, write
 
 LOOK_7, LOOK_8 = ("look", {"row": 7}), ("look", {"row": 8})
 CHANGE_7 = ("change", {"row": 7})
@@ -153,6 +156,24 @@ async def test_what_a_tool_states_itself_takes_the_place_of_alternatives():
     ]
     assert [event.at_s for event in on.of(TurnDiscarded)] == [2.5, 2.5]
     assert on.seconds == off.seconds - 2.0
+
+
+@pytest.mark.requirement("cancel:no-orphans")
+async def test_the_other_branches_end_when_the_host_has_a_result_of_its_own():
+    model = thinking([LOOK_7], "Done.", delay=2.0)
+    arm = Arm(World())
+    session = Session(
+        [read()], deps=arm.world, sink=arm.log, predictors=[Alternatives(a=0.5, b=0.5)]
+    )
+    async with session:
+        request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+        first = await session.ask(request, model.respond)
+        answered = request.extended([first.message]).answered(
+            first.tool_calls, [ToolResult("b")]
+        )
+        await session.ask(answered, model.respond)
+        assert len(arm.of(TurnConfirmed)) == len(arm.of(TurnDiscarded)) == 1
+        assert arm.world.now == 4.0
 
 
 @pytest.mark.requirement("engine:contained")
