@@ -239,3 +239,11 @@ def test_a_summary_adds_up_what_happened():
 
 def test_nothing_adds_up_to_nothing():
     assert summarize([]) == Summary()
+
+
+def test_text_that_is_no_unicode_is_written_with_replacements():
+    event = TurnDiscarded(
+        session="a", at_s=1.0, turn=3, reason="half \ud83d of it", wasted_s=2.0
+    )
+    read = load_event(dump_event(event))
+    assert read == dataclasses.replace(event, reason="half ? of it")

@@ -8,10 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from headstart import Effect, Tool, ToolCall, tool
+from headstart import Agent, Effect, Tool, ToolCall, tool
 from headstart._errors import UsageError
 from headstart._messages import Message
 from headstart.predictors import Conversation, Rule, RulePredictor, rule
+from headstart.testing import ScriptedModel
 
 
 @tool(effect=Effect.READ)
@@ -570,3 +571,9 @@ def test_of_equal_calls_the_most_probable_one_is_proposed():
 def test_a_number_stands_in_a_text_as_json_writes_it():
     one = rule(None, "search", after="get_user", query="{result.n} {result.yes}")
     assert arguments(one, found_user({"n": 7, "yes": True})) == [{"query": "7 true"}]
+
+
+def test_an_agent_refuses_rules_that_its_tools_can_never_meet():
+    rules = RulePredictor([rule("incident", "get_incidents")])
+    with pytest.raises(UsageError):
+        Agent(ScriptedModel(["Hello."]), [], predictors=[rules])

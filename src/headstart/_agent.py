@@ -22,6 +22,7 @@ from ._messages import (
 )
 from ._policy import Experience
 from ._session import Approve, Permit, Session
+from .predictors import ToolCheck
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -82,6 +83,10 @@ class Agent(Generic[Deps]):
         max_turns: Model requests that one run may take.
         approve: Decides each real call of a tool with `approval`.
         permit: Says whether a real call may use a launch now; see `Session`.
+
+    Raises:
+        UsageError: Two tools have the same name, a tool needs an approval that nobody can
+            give, or a predictor says that it can never work with these tools.
     """
 
     def __init__(
@@ -107,7 +112,12 @@ class Agent(Generic[Deps]):
         self.approve = approve
         self.permit = permit
         self._experience = Experience()
-        Session(self.tools, approve=approve)  # what can never work is said now
+        # What can never work is said now.
+        session = Session(self.tools, approve=approve)
+        by_name = {tool.name: tool for tool in session.tools}
+        for predictor in self.predictors:
+            if isinstance(predictor, ToolCheck):
+                predictor.check(by_name)
 
     def open_session(
         self,

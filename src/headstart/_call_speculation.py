@@ -518,9 +518,12 @@ async def close_quietly(group: TaskGroup) -> None:
 
     The host's own exception goes on past it unwrapped: it is never passed in.
     """
+    only: BaseException | None = None
     try:
         await group.__aexit__(None, None, None)
     except BaseExceptionGroup as errors:
-        if len(errors.exceptions) == 1:
-            raise errors.exceptions[0] from None
-        raise
+        if len(errors.exceptions) > 1:
+            raise
+        only = errors.exceptions[0]
+    if only is not None:
+        raise only  # out here, so that its own cause and context stay

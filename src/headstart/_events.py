@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+
+from pydantic_core import PydanticSerializationError
 
 from ._errors import TraceFormatError
 
@@ -329,8 +331,19 @@ def _adapter() -> TypeAdapter[Any]:
 
 
 def dump_event(event: Event) -> str:
-    """Write an event as one line of JSON."""
-    return _adapter().dump_json(event).decode()
+    """Write an event as one line of JSON.
+
+    Text that is no Unicode (half of a surrogate pair) is written with replacements.
+    """
+    try:
+        return _adapter().dump_json(event).decode()
+    except PydanticSerializationError:
+        texts = {
+            field.name: value.encode(errors="replace").decode()
+            for field in fields(event)
+            if isinstance(value := getattr(event, field.name), str)
+        }
+        return _adapter().dump_json(replace(event, **texts)).decode()
 
 
 def load_event(line: str | bytes) -> Event:

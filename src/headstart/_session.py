@@ -374,14 +374,17 @@ class Session(Generic[Deps]):
         async def run(index: int, call: ToolCall) -> None:
             results[index] = await self.call(call)
 
+        only: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
                 for index, call in enumerate(calls):
                     group.start_soon(run, index, call)
         except BaseExceptionGroup as errors:
-            if len(errors.exceptions) == 1:
-                raise errors.exceptions[0] from None
-            raise
+            if len(errors.exceptions) > 1:
+                raise
+            only = errors.exceptions[0]
+        if only is not None:
+            raise only  # out here, so that its own cause and context stay
         return [results[index] for index in range(len(calls))]
 
     def _demand(self, call: ToolCall) -> Slot:

@@ -23,7 +23,7 @@ from headstart.testing import ScriptedModel
 from .scene import Arm, Expects, World, play, play_both, read, write
 
 contained = pytest.mark.requirement("engine:contained")
-LOOK_7 = ("look", {"row": 7})
+LOOK_7, LOOK_8 = ("look", {"row": 7}), ("look", {"row": 8})
 CHANGE_7 = ("change", {"row": 7})
 WORK = ("work", {})
 
@@ -253,6 +253,33 @@ async def test_what_the_hosts_receiver_raises_reaches_the_host(speculate):
     with pytest.raises(BrokenPipeError) as caught:
         await host()
     assert caught.value is error
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+async def test_what_one_of_several_calls_raises_keeps_its_cause(speculate):
+    class Alarm(BaseException):
+        pass
+
+    cause = OSError("the disk is full")
+
+    async def fail(row: int) -> str:
+        if row == 7:
+            raise Alarm from cause
+        await anyio.sleep(5.0)
+        return "fine"
+
+    model = thinking([LOOK_7, LOOK_8])
+    session = Session([Tool(fail, name="look")], speculate=speculate)
+
+    async def host():
+        async with session:
+            request = ModelRequest([Message(role="user", content="Go.")], session.tools)
+            first = await session.ask(request, model.respond)
+            await session.call_all(first.tool_calls)
+
+    with pytest.raises(Alarm) as caught:
+        await host()
+    assert caught.value.__cause__ is cause
 
 
 @pytest.mark.requirement("cancel:no-orphans")

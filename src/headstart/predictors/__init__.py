@@ -7,6 +7,7 @@ from ._predictor import (
     Predictor as Predictor,
     ResultPrediction as ResultPrediction,
     ResultPredictor as ResultPredictor,
+    ToolCheck as ToolCheck,
 )
 from ._rule import Rule as Rule, rule as rule
 from ._rules import RulePredictor as RulePredictor
@@ -20,5 +21,6 @@ __all__ = (
     "ResultPredictor",
     "Rule",
     "RulePredictor",
+    "ToolCheck",
     "rule",
 )

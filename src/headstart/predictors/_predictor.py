@@ -139,3 +139,16 @@ class Learner(Protocol):
     """A predictor that learns. It is told of confirmed answers only, in order."""
 
     def learn(self, conversation: Conversation, response: ModelResponse, /) -> None: ...
+
+
+@runtime_checkable
+class ToolCheck(Protocol):
+    """A predictor that can tell whether it could ever work with an agent's tools."""
+
+    def check(self, tools: Mapping[str, Tool], /) -> None:
+        """Do nothing if it could.
+
+        Raises:
+            UsageError: It never could; the message says why.
+        """
+        ...
