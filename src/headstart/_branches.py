@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ._calls import ToolResult, decode_arguments
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Branch: TypeAlias = tuple[ResultPrediction, ...]
 """One result for each call of a turn; also the alternatives of one call."""
+PROBABLE = 0.5
+"""Calls that are at least so probable are expected in one answer."""
 
 
 def may_come(turn: Turn, child: Turn) -> bool:
@@ -38,6 +41,31 @@ def likely_branches(slots: Sequence[Slot], limit: int) -> list[Branch]:
 
 def _improbability(branch: Branch) -> float:
     return -math.prod(each.probability for each in branch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelyAnswer:
+    """An answer of calls alone that a turn may get."""
+
+    calls: tuple[Forecast, ...]
+    probability: float
+
+
+def likely_answers(forecast: Sequence[Forecast], limit: int) -> list[LikelyAnswer]:
+    """The answers that predicted calls may be, the most probable first.
+
+    They are all calls together that are more probable than not, and each call alone.
+    """
+    together = tuple(each for each in forecast if each.probability >= PROBABLE)
+    answers: list[LikelyAnswer] = []
+    if len(together) > 1:
+        least = min(each.probability for each in together)
+        answers.append(LikelyAnswer(calls=together, probability=least))
+    for each in forecast:
+        others = (1 - other.probability for other in together if other is not each)
+        alone = each.probability * math.prod(others)
+        answers.append(LikelyAnswer(calls=(each,), probability=alone))
+    return sorted(answers, key=lambda answer: -answer.probability)[:limit]
 
 
 def certain(result: ToolResult | None) -> Branch:

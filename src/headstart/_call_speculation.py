@@ -522,8 +522,8 @@ async def close_quietly(group: TaskGroup) -> None:
     try:
         await group.__aexit__(None, None, None)
     except BaseExceptionGroup as errors:
-        if len(errors.exceptions) > 1:
+        only, *others = errors.exceptions
+        if others:
             raise
-        only = errors.exceptions[0]
     if only is not None:
         raise only  # out here, so that its own cause and context stay

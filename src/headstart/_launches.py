@@ -232,6 +232,7 @@ class LaunchPool:
             speculator,
             cause=proposal.cause,
             origin=proposal.origin,
+            probability=proposal.probability,
             home=home,
             touches=touches,
         )
@@ -421,7 +422,9 @@ class LaunchPool:
         self._live.remove(launch)
         self.spent_usd -= launch.tool.cost_usd
         if launch.cause == "predicted":
-            self._experience.note_outcome(launch.tool.name, launch.origin, hit=True)
+            self._experience.note_outcome(
+                launch.tool.name, launch.origin, hit=True, stated=launch.probability
+            )
         self._recorder.emit(
             SpeculationAdopted,
             turn=slot.turn.id,
@@ -441,7 +444,9 @@ class LaunchPool:
         wasted_s = launch.speculator.running_seconds(self._now())
         self.wasted_s += wasted_s
         if launch.cause == "predicted" and launch.home.confirmed:
-            self._experience.note_outcome(launch.tool.name, launch.origin, hit=False)
+            self._experience.note_outcome(
+                launch.tool.name, launch.origin, hit=False, stated=launch.probability
+            )
         launch.speculator.cancel(reason)
         if launch.slot is not None:
             launch.slot.launch = None
@@ -463,6 +468,12 @@ class LaunchPool:
     def distrust_stream(self, tool: str) -> None:
         """Start no more calls of `tool` from the stream: it changed a sealed one."""
         self._unreliable.add(tool)
+
+    def withdraw(self, slot: Slot, reason: str) -> None:
+        """Take back what was launched for a call, or waits to be."""
+        self._waiting = [kept for kept in self._waiting if kept.slot is not slot]
+        if slot.launch is not None:
+            self.discard(slot.launch, reason)
 
     def forget_waiting(self, turn: Turn) -> None:
         """Drop the proposals that wait for a write ahead of a discarded turn."""

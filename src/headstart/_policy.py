@@ -22,18 +22,41 @@ class Record:
     Attributes:
         hits: Launches that were adopted.
         misses: Launches that were discarded.
+        stated: The sum of the probabilities that were stated for them; `None` takes
+            them for stated as the one that is asked about.
         refused: Predictions in a row that were not launched.
     """
 
     hits: float = 0.0
     misses: float = 0.0
+    stated: float | None = None
     refused: int = 0
 
     def calibrated(self, stated: float, *, weight: float) -> float:
-        """The probability to go by: the stated one, which counts as `weight` trials."""
-        return (weight * stated + self.hits) / (weight + self.hits + self.misses)
+        """The probability to go by: the stated one, corrected by how such ones did.
+
+        Its odds are multiplied by how many more hits, and how many fewer misses, there
+        were than stated. So a predictor that knows what it does not know keeps its
+        distinctions, and one that always says the same is taken at its hit rate.
+
+        Args:
+            stated: From 0 to 1.
+            weight: How many hits and misses as stated are added to those there were.
+        """
+        trials = self.hits + self.misses
+        if not trials:
+            return stated
+        expected = trials * stated if self.stated is None else self.stated
+        weight = max(weight, _LEAST)
+        p = min(max(stated, _LEAST), 1 - _LEAST)
+        odds = p / (1 - p)
+        odds *= (self.hits + weight) / (expected + weight)
+        odds *= (trials - expected + weight) / (self.misses + weight)
+        return odds / (1 + odds)
 
 
+_LEAST = 0.005
+"""Nothing is taken for more certain than this, once there is a record."""
 _UNTRIED = Record()
 IMPROBABLE = "improbable"
 _TOO_MANY, _SERVER = 429, 500
@@ -57,13 +80,14 @@ class Experience:
         """How the predictions of `origin` for `tool` did."""
         return self._records.get((tool, origin), _UNTRIED)
 
-    def note_outcome(self, tool: str, origin: str, *, hit: bool) -> None:
-        """A launch was adopted or discarded, or a stated result was right or wrong."""
+    def note_outcome(self, tool: str, origin: str, *, hit: bool, stated: float) -> None:
+        """What was stated with a probability turned out right or wrong."""
         old = self.record(tool, origin)
         self._records[tool, origin] = replace(
             old,
             hits=old.hits * self._kept + hit,
             misses=old.misses * self._kept + (not hit),
+            stated=(old.stated or 0.0) * self._kept + stated,
         )
 
     def note_refusal(self, tool: str, origin: str) -> None:
@@ -148,7 +172,8 @@ class RunAhead:
 
     Attributes:
         depth: How many unconfirmed turns it would make, with those that it stands on.
-        branch: How many other turns are already run ahead of the same one.
+        branch: How many others of the same turn are more probable, or are run ahead
+            already.
         expectations: What has to come true; nothing where all results are final.
         beside: Whether it is sent beside the running request, on a predicted answer.
         wasted_tokens: Tokens of discarded turns so far, and of those run ahead now.
@@ -302,7 +327,7 @@ class ValuePolicy(LimitPolicy):
     Attributes:
         wasted_second_cost: What a wasted second of a tool is worth, in hidden seconds.
         usd_cost: What a wasted US dollar is worth, in hidden seconds.
-        prior_weight: How many trials the stated probability counts as.
+        prior_weight: How many hits and misses as stated a record is taken to have more.
         min_hit_rate: Below this calibrated probability predictions are shut off ...
         min_trials: ... once there were so many ...
         probe_every: ... but for one in so many, so that it is noticed when they are
@@ -312,7 +337,7 @@ class ValuePolicy(LimitPolicy):
 
     wasted_second_cost: float = 0.25
     usd_cost: float = 600.0
-    prior_weight: float = 4.0
+    prior_weight: float = 2.0
     min_hit_rate: float = 0.1
     min_trials: float = 8.0
     probe_every: int = 20

@@ -380,9 +380,9 @@ class Session(Generic[Deps]):
                 for index, call in enumerate(calls):
                     group.start_soon(run, index, call)
         except BaseExceptionGroup as errors:
-            if len(errors.exceptions) > 1:
+            only, *others = errors.exceptions
+            if others:
                 raise
-            only = errors.exceptions[0]
         if only is not None:
             raise only  # out here, so that its own cause and context stay
         return [results[index] for index in range(len(calls))]

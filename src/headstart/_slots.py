@@ -89,11 +89,9 @@ class CallRegister:
         turn = slot.turn
         if slot.launch is None and slot.problem is None:
             slot.launch = self._pool.claim(turn, slot)
-        if slot.launch is None:
-            return
         if turn.conflicts(slot, ordered=self._ordered):
-            self._pool.discard(slot.launch, "its turn writes what it touches")
-        else:
+            self._pool.withdraw(slot, "its turn writes what it touches")
+        elif slot.launch is not None:
             stated = slot.launch.speculator.early_result
             slot.early, slot.source = certain(stated), "tool"
 

@@ -31,6 +31,7 @@ class Launch:
         "cause",
         "home",
         "origin",
+        "probability",
         "slot",
         "speculator",
         "touches",
@@ -42,12 +43,14 @@ class Launch:
         *,
         cause: Cause,
         origin: str,
+        probability: float,
         home: Turn,
         touches: ResourceKeys,
     ) -> None:
         self.speculator = speculator
         self.cause: Cause = cause
         self.origin = origin
+        self.probability = probability
         self.home = home  # the turn under whose barrier it runs
         self.touches = touches
         self.slot: Slot | None = None  # the call of a turn that claims it
@@ -163,6 +166,7 @@ class Turn:
         "sealed",
         "slots",
         "started_at",
+        "stated",
         "tools_ended",
     )
 
@@ -192,6 +196,7 @@ class Turn:
         # of its calls.
         self.run: ResultSpeculator[ModelResponse] | None = None
         self.answering: Message | None = None
+        self.stated = 1.0  # how probable that answer was, where it was predicted
         self.results: tuple[ToolResult, ...] = ()
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
@@ -214,6 +219,11 @@ class Turn:
             if slot.result is not None
         )
         return (*messages, self.response.message, *answers)
+
+    @property
+    def answering_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the parent's answer that it was run ahead on."""
+        return () if self.answering is None else self.answering.tool_calls
 
     def family(self) -> Iterator[Turn]:
         """This turn and all that is run ahead of it, from the root outward."""

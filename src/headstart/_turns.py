@@ -22,6 +22,7 @@ from ._barrier import WriteBarrier
 from ._branches import (
     certain,
     in_style,
+    likely_answers,
     likely_branches,
     may_come,
     render,
@@ -38,14 +39,14 @@ from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._slots import CallRegister
 from ._tools import Effect, Tool
-from ._turn import CallAssembler, Forecast, Launch, Slot, Turn
+from ._turn import CallAssembler, Launch, Slot, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
-    from ._branches import Branch
+    from ._branches import Branch, LikelyAnswer
     from ._messages import (
         AskModel,
         DeltaReceiver,
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headstart")
 
-PROBABLE = 0.5
-"""A turn's response is expected to have the calls that are at least so probable."""
 _ENDS = ".:;!?\n"
 """Predictors are asked again when the model has ended a sentence, or a part of one."""
 MAX_ATTEMPTS = 3
@@ -70,7 +69,8 @@ _CERTAIN = ("launch", "memory")
 """Who states early results that are real results."""
 _RESULTS_OF = "results of "
 _BESIDE = ("", "beside")
-Expected: TypeAlias = "list[tuple[tuple[str, str], Expectation]]"
+RecordKey: TypeAlias = tuple[str, str]
+Expected: TypeAlias = "list[tuple[RecordKey, Expectation]]"
 """What has to come true, each with the tool and origin that its record stands under."""
 
 
@@ -304,9 +304,12 @@ class TurnTree:
     def judge_early(self, slot: Slot, result: ToolResult) -> None:
         """A call has its final result: note whether it was among the early ones."""
         if slot.early and slot.source not in _CERTAIN:
-            hit = any(stated.result == result for stated in slot.early)
-            origin = _RESULTS_OF + slot.source
-            self._experience.note_outcome(slot.call.name, origin, hit=hit)
+            self._experience.note_outcome(
+                slot.call.name,
+                _RESULTS_OF + slot.source,
+                hit=any(stated.result == result for stated in slot.early),
+                stated=_total(slot.early),
+            )
 
     def _predict_result(self, turn: Turn, slot: Slot) -> None:
         launch = slot.launch
@@ -354,12 +357,12 @@ class TurnTree:
         if turn.attempts >= MAX_ATTEMPTS:
             return
         began = len(turn.children)
-        for branch in likely_branches(turn.slots, MAX_BRANCHES):
+        for rank, branch in enumerate(likely_branches(turn.slots, MAX_BRANCHES)):
             results = tuple(stated.result for stated in branch)
             if any(child.results == results for child in turn.children):
                 continue
             expected = self._expectations(turn.slots, branch)
-            if self._refuses(turn, expected, results):
+            if self._refuses(turn, expected, results, rank=rank):
                 break
             self._note_start(expected)
             self._run_ahead(turn, response.message, results, group)
@@ -369,71 +372,104 @@ class TurnTree:
         self, slots: Sequence[Slot], branch: Sequence[ResultPrediction]
     ) -> Expected:
         """What has to come true for a branch."""
-        expected: Expected = []
-        for slot, stated in zip(slots, branch, strict=True):
-            if slot.result is None and slot.source not in _CERTAIN:
-                key = slot.call.name, _RESULTS_OF + slot.source
-                expectation = Expectation(
-                    probability=stated.probability,
-                    total=sum(each.probability for each in slot.early),
-                    record=self._experience.record(*key),
-                )
-                expected.append((key, expectation))
-        return expected
+        return [
+            self._expect_result(slot.call, stated, slot.early, slot.source)
+            for slot, stated in zip(slots, branch, strict=True)
+            if slot.result is None and slot.source not in _CERTAIN
+        ]
+
+    def _expect_result(
+        self, call: ToolCall, stated: ResultPrediction, early: Branch, source: str
+    ) -> tuple[RecordKey, Expectation]:
+        key = call.name, _RESULTS_OF + source
+        return key, Expectation(
+            probability=stated.probability,
+            total=_total(early),
+            record=self._experience.record(*key),
+        )
 
     def consider_run_beside(self, turn: Turn) -> None:
-        """Send the request that would follow, beside a turn's running one.
+        """Send requests that would follow, beside a turn's running one.
 
-        If the calls that the turn's response is expected to ask for all have a result,
-        and nothing else, the request after it is known. It counts only if the response
-        is exactly that; then it is a turn run ahead like any other. Only identifiers of
-        calls differ, which the model makes up: they are put right once it has.
+        If the calls of an answer that the turn may get all have a result, the request
+        after it is known. It counts only if the answer is exactly that; then it is a
+        turn run ahead like any other. Only identifiers of calls differ, which the model
+        makes up: they are put right once it has.
         """
-        group = self.task_group
         if (
-            not (self.speculate and group and turn.forecast)
+            not (self.speculate and self.task_group and turn.forecast)
             or turn.response is not None
         ):
             return
         if turn.confirmed and turn is not self.current:
             return
-        if turn.children or turn.partial or turn.attempts >= MAX_ATTEMPTS:
+        if turn.partial or speaks_while_calling(turn.request):
             return
-        probable = [each for each in turn.forecast if each.probability >= PROBABLE]
-        if not probable or speaks_while_calling(turn.request):
-            return
-        expected = self._expect_answer(probable)
-        what = *(each.arguments for each in probable), expected[0][1].probability
-        if self._refuses(turn, expected, what, beside=True):
-            return
-        known = self._forecast_results(turn, probable)
-        if known is None:
-            return
-        calls = tuple(call for call, _ in known)
+        for rank, answer in enumerate(likely_answers(turn.forecast, MAX_BRANCHES)):
+            if turn.attempts >= MAX_ATTEMPTS:
+                return
+            if not self._run_beside(turn, answer, rank):
+                return
+
+    def _run_beside(self, turn: Turn, answer: LikelyAnswer, rank: int) -> bool:
+        """Run ahead on one answer, if it can be. Whether less likely ones may be, too."""
+        record = self._experience.record(*_BESIDE)
+        stated = answer.probability
+        expected: Expected = [
+            (_BESIDE, Expectation(probability=stated, total=stated, record=record))
+        ]
+        what = tuple(each.arguments for each in answer.calls)
+        if self._refuses(turn, expected, what, rank=rank, beside=True):
+            return False
+        calls = self._write_calls(turn, answer)
+        if any(child.answering_calls == calls for child in turn.children):
+            return True
+        results = self._results_of(turn, answer, calls, expected)
+        if results is None or self.task_group is None:
+            return True
+        if len(expected) > 1 and self._refuses(
+            turn, expected, what, rank=rank, beside=True
+        ):
+            return True
         turn.attempts += 1
         self._note_start(expected)
-        turn.assumed = [
+        turn.assumed += [
             self.calls.new_slot(turn, index, call) for index, call in enumerate(calls)
         ]
         message = Message(role="assistant", tool_calls=calls)
-        self._run_ahead(turn, message, tuple(result for _, result in known), group)
+        child = self._run_ahead(turn, message, results, self.task_group)
+        child.stated = stated
+        return True
 
-    def _forecast_results(
-        self, turn: Turn, probable: Sequence[Forecast]
-    ) -> list[tuple[ToolCall, ToolResult]] | None:
-        """The expected calls with their results, or `None` while one has none."""
-        known: list[tuple[ToolCall, ToolResult]] = []
-        taken: list[Launch] = []
-        for expected in probable:
-            call = ToolCall(
-                f"expected-{turn.id}-{len(known)}",
+    def _write_calls(self, turn: Turn, answer: LikelyAnswer) -> tuple[ToolCall, ...]:
+        """The calls of an answer that is not there yet, as the model will write them."""
+        return tuple(
+            ToolCall(
+                f"expected-{turn.id}-{number}",
                 expected.tool.name,
                 in_style(turn.request, expected)
                 if expected.styled
                 else expected.arguments,
             )
+            for number, expected in enumerate(answer.calls)
+        )
+
+    def _results_of(
+        self,
+        turn: Turn,
+        answer: LikelyAnswer,
+        calls: Sequence[ToolCall],
+        expected: Expected,
+    ) -> tuple[ToolResult, ...] | None:
+        """The results of expected calls, or `None` while one has none.
+
+        What has to come true for those that are only stated is added to `expected`.
+        """
+        results: list[ToolResult] = []
+        taken: list[Launch] = []
+        for call, forecast in zip(calls, answer.calls, strict=True):
             result: ToolResult | None = None
-            launch = self.pool.find(turn, expected.tool, expected.fingerprint, taken)
+            launch = self.pool.find(turn, forecast.tool, forecast.fingerprint, taken)
             if launch is not None:
                 taken.append(launch)
                 result = launch.speculator.early_result
@@ -441,35 +477,34 @@ class TurnTree:
                     result = render(launch.speculator.value)
             else:
                 stated = self.desk.state_results(call, turn)
-                result = stated[0][0].result if stated is not None else None
+                if stated is not None:
+                    early, source = stated
+                    result = early[0].result
+                    expected.append(self._expect_result(call, early[0], early, source))
             if result is None:
                 return None
-            known.append((call, result))
-        return known
+            results.append(result)
+        return tuple(results)
 
     def _settle_beside(self, turn: Turn, response: ModelResponse) -> None:
         """The running request is answered: keep what ran beside it, if it fits."""
-        assumed = [(slot.call.name, slot.call.arguments) for slot in turn.assumed]
-        turn.assumed = []
+        children, turn.children, turn.assumed = turn.children, [], []
         answered = [(call.name, call.arguments) for call in response.tool_calls]
-        hit = not response.text and answered == assumed
-        self._experience.note_outcome(*_BESIDE, hit=hit)
-        if not hit:
-            self.discard_ahead(turn, "the answer is another")
-            return
-        for child in turn.children:
-            child.answering = response.message
+        for child in children:
+            assumed = [(call.name, call.arguments) for call in child.answering_calls]
+            hit = not (response.text or turn.children) and answered == assumed
+            self._experience.note_outcome(*_BESIDE, hit=hit, stated=child.stated)
+            if hit:
+                child.answering = response.message
+                turn.children.append(child)
+            else:
+                self.end_discarded(child, "the answer is another")
         for descendant in list(turn.family())[1:]:
             parent, answering = descendant.parent, descendant.answering
             if parent is not None and answering is not None:
                 descendant.request = parent.request.extended([answering]).answered(
                     answering.tool_calls, descendant.results
                 )
-
-    def _expect_answer(self, probable: Sequence[Forecast]) -> Expected:
-        stated = min(each.probability for each in probable)
-        record = self._experience.record(*_BESIDE)
-        return [(_BESIDE, Expectation(probability=stated, total=stated, record=record))]
 
     def note_model_failure(self, error: BaseException) -> None:
         """Send no requests early for a while, if the model's provider has too much."""
@@ -482,6 +517,7 @@ class TurnTree:
         expected: Expected,
         what: tuple[object, ...],
         *,
+        rank: int,
         beside: bool = False,
     ) -> bool:
         question = (*what, len(expected))  # fewer as results become final
@@ -489,7 +525,7 @@ class TurnTree:
             return True
         candidate = RunAhead(
             depth=turn.depth + 1,
-            branch=len(turn.children),
+            branch=max(rank, len(turn.children)),
             expectations=tuple(each for _, each in expected),
             beside=beside,
             wasted_tokens=self._wasted_tokens + self._tokens_at_stake(),
@@ -532,7 +568,7 @@ class TurnTree:
         message: Message,
         results: tuple[ToolResult, ...],
         group: TaskGroup,
-    ) -> None:
+    ) -> Turn:
         asked = turn.request.extended([message])
         calls = message.tool_calls
         child = self.new_turn(asked.answered(calls, results), turn)
@@ -543,6 +579,7 @@ class TurnTree:
         for index, result in enumerate(results):
             child.run.receive(index, result)
         self.predict(child)
+        return child
 
     async def _run_child(self, child: Turn, request: ModelRequest) -> ModelResponse:
         if self.ask_model is None:
@@ -591,6 +628,10 @@ class TurnTree:
             wasted_s=end - turn.started_at,
             wasted_tokens=tokens,
         )
+
+
+def _total(early: Branch) -> float:
+    return min(sum(each.probability for each in early), 1.0)
 
 
 def renumber(turn: Turn) -> None:

@@ -140,7 +140,7 @@ async def test_fault_52_poisoned_guesses_turn_themselves_off_and_recover():
     silent = ScriptedModel(lambda _: "No need.", delay=1.0)
     agent = trusting(silent, [Expects(LOOK_7)])
     for _ in range(100_000):
-        agent._experience.note_outcome("look", "Expects", hit=False)
+        agent._experience.note_outcome("look", "Expects", hit=False, stated=0.9)
     launched = [len((await play(agent)).of(CallLaunched)) for _ in range(60)]
     assert sum(launched) <= 60 / 5  # a probe now and then
     agent.model = ScriptedModel([[LOOK_7], "Done."], delay=1.0, stream=False)

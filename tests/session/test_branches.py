@@ -282,9 +282,11 @@ async def test_results_that_never_come_true_are_not_run_ahead_on_for_long():
 async def test_results_that_come_true_again_are_run_ahead_on_again():
     experience = Experience(half_life=5)
     for _ in range(30):
-        experience.note_outcome("look", "results of Alternatives", hit=False)
+        experience.note_outcome(
+            "look", "results of Alternatives", hit=False, stated=0.9
+        )
     for _ in range(8):
-        experience.note_outcome("look", "results of Alternatives", hit=True)
+        experience.note_outcome("look", "results of Alternatives", hit=True, stated=0.9)
     agent = looking(Alternatives(**{"7_is_new": 0.9}))
     off, _ = await play_both(agent)
     on = await play(agent, experience=experience)

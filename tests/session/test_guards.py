@@ -170,3 +170,16 @@ async def test_a_write_whose_turn_reads_the_same_is_not_prepared_during_its_appr
     tools = [write(prepare=1.0, takes=0.0, approval=True), peek(2.5)]
     _, on = await play_both(Agent(thinking(calls, "Done."), tools, approve=approve))
     assert on.answers == ["7 is changed", "7 is new"]
+
+
+@pytest.mark.requirement("engine:same-effects")
+async def test_calls_of_one_turn_that_wait_for_a_write_and_touch_the_same_start_afresh():
+    tools = [
+        write(prepare=0.5, takes=20.0, early=TRUE, writes=None),
+        write("fix", prepare=1.0, takes=0.0),
+    ]
+    second = [("fix", {"row": 7}), ("fix", {"row": 7})]
+    model = thinking([CHANGE_7], second, "Done.", seconds_per_delta=0.25)
+    _, on = await play_both(Agent(model, tools))
+    assert on.summary.run_ahead == 1
+    assert {event.tool for event in on.of(CallLaunched)} <= {"change"}

@@ -92,9 +92,9 @@ async def test_what_an_agent_learns_in_one_session_counts_in_the_next():
 def test_what_was_learned_fades():
     experience = Experience(half_life=1.0)
     for _ in range(20):
-        experience.note_outcome("look", "rule", hit=False)
+        experience.note_outcome("look", "rule", hit=False, stated=0.5)
     assert experience.record("look", "rule").misses == pytest.approx(2.0, abs=1e-4)
-    experience.note_outcome("look", "rule", hit=True)
+    experience.note_outcome("look", "rule", hit=True, stated=0.5)
     record = experience.record("look", "rule")
     assert (record.hits, record.misses) == (1.0, pytest.approx(1.0, abs=1e-4))
     assert record.calibrated(0.5, weight=0) == pytest.approx(0.5, abs=1e-4)

@@ -2,23 +2,34 @@
 
 import pytest
 
-from headstart import Agent, LimitPolicy, TextDelta
-from headstart._events import CallRefused, TurnConfirmed, TurnDiscarded
-from headstart.predictors import RulePredictor, rule
+from headstart import (
+    Agent,
+    Experience,
+    LimitPolicy,
+    TextDelta,
+    ToolResult,
+    ValuePolicy,
+)
+from headstart._events import CallRefused, TurnConfirmed, TurnDiscarded, TurnStarted
+from headstart.predictors import ResultPrediction, RulePredictor, rule
 from headstart.testing import ScriptedModel
 
 from .scene import Arm, Expects, World, play, play_both, read, talk, write
 
 LOOK_7 = ("look", '{"row":7}')  # as most models write it
 LOOK_8 = ("look", '{"row":8}')
+LOOK_9 = ("look", '{"row":9}')
 CHANGE_7 = ("change", '{"row":7}')
 BESIDE = LimitPolicy(min_beside_probability=0.5, max_depth=2)
 
 
-def agent_for(*responses, expects=(LOOK_7,), policy=BESIDE, delay=2.0, tools=None):
+def agent_for(
+    *responses, expects=(LOOK_7,), policy=BESIDE, delay=2.0, tools=None, predictors=()
+):
     model = ScriptedModel(responses, delay=delay)
     tools = tools or [read(seconds=0.5), write(prepare=0.5, early="{row} is {to}")]
-    return Agent(model, tools, predictors=[Expects(*expects)], policy=policy)
+    predictors = [Expects(*expects), *predictors]
+    return Agent(model, tools, predictors=predictors, policy=policy)
 
 
 async def test_the_reply_to_a_predicted_read_is_written_while_the_read_is_asked_for():
@@ -181,3 +192,49 @@ async def test_what_a_rule_expects_is_written_as_the_model_writes_it():
     off, on = await play_both(agent, "What about row 7?")
     assert on.summary.run_ahead == 1
     assert on.seconds == off.seconds - 2.0
+
+
+async def test_requests_beside_are_sent_for_alternative_answers():
+    agent = agent_for(
+        [LOOK_8],
+        "Done.",
+        expects=[],
+        policy=LimitPolicy(min_beside_probability=0.3, max_branches=2),
+        predictors=[
+            Expects(LOOK_7, probability=0.45),
+            Expects(LOOK_8, probability=0.4),
+            Expects(LOOK_9, probability=0.35),
+        ],
+    )
+    off, on = await play_both(agent)
+    ahead = [event for event in on.of(TurnStarted) if event.speculative]
+    assert [event.at_s for event in ahead] == [0.5, 0.5]
+    assert on.summary.run_ahead == 1
+    # The read is ready when it is asked for, and so is most of the answer to it.
+    assert on.seconds == off.seconds - 0.5 - 1.5
+
+
+async def test_calls_that_are_expected_together_are_one_answer():
+    both = [LOOK_7, LOOK_8]
+    agent = agent_for(both, "Done.", expects=both)
+    off, on = await play_both(agent)
+    assert on.seconds == off.seconds - 0.5 - 1.5
+    assert on.summary.run_ahead == 1
+
+
+async def test_what_runs_beside_on_results_that_were_never_right_is_refused():
+    class Lies(Expects):
+        def predict_results(self, call, _):
+            yield ResultPrediction(result=ToolResult("nonsense"), probability=0.9)
+
+    policy = ValuePolicy(min_beside_probability=0.3, min_probability=1.0)
+    agent = agent_for(
+        [LOOK_7], "Done.", expects=[], predictors=[Lies(LOOK_7)], policy=policy
+    )
+    experience = Experience()
+    counts = []
+    for _ in range(30):
+        arm = await play(agent, experience=experience)
+        counts.append(sum(event.speculative for event in arm.of(TurnStarted)))
+    assert counts[0] == 1
+    assert sum(counts[-10:]) <= 2  # probes

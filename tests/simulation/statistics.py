@@ -29,9 +29,9 @@ class Statistics:
             counts["deferred behind a write"] += blocked
             return blocked
 
-        def count_beside(tree: TurnTree, turn: Any, *args: Any) -> None:
+        def count_beside(tree: TurnTree, turn: Any, *args: Any) -> Any:
             counts["run beside"] += turn.response is None
-            run_ahead(tree, turn, *args)
+            return run_ahead(tree, turn, *args)
 
         LaunchPool._is_blocked = count_blocked
         TurnTree._run_ahead = count_beside
