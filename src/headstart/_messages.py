@@ -26,6 +26,8 @@ class Message:
         tool_calls: The calls that an assistant message asks for.
         tool_call_id: The call that a tool message answers.
         name: The tool's name on a tool message, where it is known.
+        is_error: Whether a tool message tells of a failure. Not all providers tell the
+            model; `to_dict` leaves it out.
     """
 
     role: Role
@@ -33,12 +35,17 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    is_error: bool = False
 
     @classmethod
     def for_result(cls, call: ToolCall, result: ToolResult) -> Message:
         """The tool message that answers `call` with `result`."""
         return cls(
-            role="tool", content=result.content, tool_call_id=call.id, name=call.name
+            role="tool",
+            content=result.content,
+            tool_call_id=call.id,
+            name=call.name,
+            is_error=result.is_error,
         )
 
     @classmethod
@@ -65,6 +72,7 @@ class Message:
             tool_calls=_read_calls(data.get("tool_calls")),
             tool_call_id=data.get("tool_call_id"),
             name=data.get("name"),
+            is_error=bool(data.get("is_error")),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -176,8 +176,11 @@ class PredictorDesk:
                 continue
             forecast.append(expected)
             wanted = forecast.count(expected)
-            if turn.forecast.count(expected) < wanted:
+            equal = [n for n, known in enumerate(turn.forecast) if known == expected]
+            if len(equal) < wanted:
                 turn.forecast.append(expected)
+            elif expected.probability > turn.forecast[equal[wanted - 1]].probability:
+                turn.forecast[equal[wanted - 1]] = expected
             if wanted <= self._count_coming(turn, expected):
                 continue
             proposal = self._note_prediction(turn, prediction, predictor, expected)
@@ -356,7 +359,7 @@ class _Question:
 class _Clerk:
     """One predictor's task: it answers the newest question."""
 
-    __slots__ = ("_answer", "_asked", "_predictor", "_question", "_scope")
+    __slots__ = ("_answer", "_asked", "_current", "_predictor", "_question", "_scope")
 
     def __init__(self, predictor: Predictor, answer: Callable[..., Any]) -> None:
         self._predictor = predictor
@@ -364,14 +367,23 @@ class _Clerk:
         self._question: _Question | None = None
         self._asked = anyio.Event()
         self._scope: anyio.CancelScope | None = None
+        self._current: _Question | None = None
 
     def ask(self, question: _Question) -> None:
+        current = self._current
+        if (
+            current is not None
+            and not getattr(self._predictor, "reads_partial", True)
+            and current.conversation.messages == question.conversation.messages
+        ):  # it is answering just this, and takes long: let it
+            current.turn, self._question = question.turn, None
+            return
         self.drop()
         self._question = question
         self._asked.set()
 
     def drop(self) -> None:
-        self._question = None
+        self._question = self._current = None
         if self._scope is not None:
             self._scope.cancel()
 
@@ -382,6 +394,6 @@ class _Clerk:
             question, self._question = self._question, None
             if question is not None:
                 with anyio.CancelScope() as scope:
-                    self._scope = scope
+                    self._scope, self._current = scope, question
                     await self._answer(self._predictor, question, scope)
-                self._scope = None
+                self._scope = self._current = None

@@ -114,6 +114,10 @@ class Predictor(Protocol):
     `predict` is called whenever something new is known: a request goes to the model, a
     call has ended, a response is complete. It is never waited for; it is cancelled when
     its answer would be too late. What it raises becomes an event.
+
+    One that takes long, and does not look at `Conversation.partial`, says so by an
+    attribute `reads_partial = False`: it is not asked anew, and not cancelled, when
+    only that has changed.
     """
 
     async def predict(self, conversation: Conversation, /) -> Iterable[Prediction]: ...
