@@ -214,6 +214,7 @@ class LaunchPool:
             record=self._experience.record(proposal.tool.name, proposal.origin),
             tool_s=self._experience.seconds(proposal.tool.name),
             model_s=self._experience.seconds(""),
+            turn_probability=proposal.home.probability,
         )
 
     def _launch(self, proposal: Proposal, touches: ResourceKeys) -> Launch | None:

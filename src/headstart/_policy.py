@@ -120,6 +120,7 @@ class Candidate:
         probability: That the model asks for exactly this call; 1 when it is sealed.
         cause: Why it would be launched.
         depth: How many unconfirmed turns it stands on; 0 in a confirmed turn.
+        turn_probability: That all of these are confirmed, as far as was stated.
         in_flight: Launched calls of the session that run and that no confirmed
             call has adopted.
         in_flight_of_tool: Calls of this tool that run, adopted or not.
@@ -142,6 +143,7 @@ class Candidate:
     record: Record = Record()
     tool_s: float | None = None
     model_s: float | None = None
+    turn_probability: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +320,7 @@ class ValuePolicy(LimitPolicy):
     """Admits what is worth it, within the limits of `LimitPolicy`. The default.
 
     A prediction is launched when `p * hidden > (1 - p) * cost`: `p` is its calibrated
-    probability; `hidden` what a hit saves, the shorter of the tool's and the model's
+    probability, times that of the turn that it is for; `hidden` what a hit saves, the shorter of the tool's and the model's
     mean time; `cost` what a miss costs, in seconds that the user would wait for it. What
     is sealed in the model's stream is as good as certain and only meets the limits.
 
@@ -349,6 +351,7 @@ class ValuePolicy(LimitPolicy):
             return LimitPolicy.refuse_launch(self, candidate)
         record = candidate.record
         p = record.calibrated(candidate.probability, weight=self.prior_weight)
+        p *= candidate.turn_probability
         refusal = LimitPolicy.refuse_launch(self, replace(candidate, probability=p))
         if refusal is not None and refusal != IMPROBABLE:
             return refusal

@@ -149,6 +149,7 @@ class Turn:
         "assumed",
         "attempts",
         "barrier",
+        "chance",
         "children",
         "confirmed",
         "depth",
@@ -197,6 +198,7 @@ class Turn:
         self.run: ResultSpeculator[ModelResponse] | None = None
         self.answering: Message | None = None
         self.stated = 1.0  # how probable that answer was, where it was predicted
+        self.chance = 1.0  # that all it was run ahead on comes true, as stated
         self.results: tuple[ToolResult, ...] = ()
         self.tools_ended = False
         self.attempts = 0  # how often the next turn was run ahead of it
@@ -224,6 +226,15 @@ class Turn:
     def answering_calls(self) -> tuple[ToolCall, ...]:
         """The calls of the parent's answer that it was run ahead on."""
         return () if self.answering is None else self.answering.tool_calls
+
+    @property
+    def probability(self) -> float:
+        """That it is confirmed, as stated for it and all that it stands on."""
+        probability, turn = 1.0, self
+        while turn is not None and not turn.confirmed:
+            probability *= turn.chance
+            turn = turn.parent
+        return probability
 
     def family(self) -> Iterator[Turn]:
         """This turn and all that is run ahead of it, from the root outward."""

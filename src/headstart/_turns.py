@@ -342,8 +342,8 @@ class TurnTree:
 
         Where early results have alternatives, it is run as often as the policy admits.
         """
-        response, group = turn.response, self.task_group
-        if not (self.speculate and response and turn.slots and group):
+        response = turn.response
+        if not (self.speculate and response and turn.slots and self.task_group):
             return
         if turn.confirmed and turn is not self.current:
             return
@@ -364,8 +364,7 @@ class TurnTree:
             expected = self._expectations(turn.slots, branch)
             if self._refuses(turn, expected, results, rank=rank):
                 break
-            self._note_start(expected)
-            self._run_ahead(turn, response.message, results, group)
+            self._run_ahead(turn, response.message, results, expected)
         turn.attempts += len(turn.children) > began
 
     def _expectations(
@@ -432,12 +431,11 @@ class TurnTree:
         ):
             return True
         turn.attempts += 1
-        self._note_start(expected)
         turn.assumed += [
             self.calls.new_slot(turn, index, call) for index, call in enumerate(calls)
         ]
         message = Message(role="assistant", tool_calls=calls)
-        child = self._run_ahead(turn, message, results, self.task_group)
+        child = self._run_ahead(turn, message, results, expected)
         child.stated = stated
         return True
 
@@ -541,10 +539,6 @@ class TurnTree:
                 self._experience.note_refusal(*key)
         return refusal is not None
 
-    def _note_start(self, expected: Expected) -> None:
-        for key, _ in expected:
-            self._experience.note_launch(*key)
-
     def _tokens_at_stake(self) -> int:
         """Tokens of everything that is run ahead now, as if it were all discarded."""
         if self.current is None:
@@ -567,15 +561,19 @@ class TurnTree:
         turn: Turn,
         message: Message,
         results: tuple[ToolResult, ...],
-        group: TaskGroup,
+        expected: Expected,
     ) -> Turn:
+        for key, _ in expected:
+            self._experience.note_launch(*key)
         asked = turn.request.extended([message])
         calls = message.tool_calls
         child = self.new_turn(asked.answered(calls, results), turn)
         child.answering, child.results = message, results
+        child.chance = math.prod(each.probability for _, each in expected)
         turn.children.append(child)
         child.run = ResultSpeculator(asked, calls, partial(self._run_child, child))
-        child.run.start(group)
+        if self.task_group is not None:
+            child.run.start(self.task_group)
         for index, result in enumerate(results):
             child.run.receive(index, result)
         self.predict(child)

@@ -18,6 +18,7 @@ from headstart import (
 )
 from headstart._events import (
     CallLaunched,
+    CallRefused,
     EarlyResultGiven,
     TurnConfirmed,
     TurnDiscarded,
@@ -313,3 +314,21 @@ async def test_what_a_prediction_expects_counts_once_for_all_branches():
     off, on = await play_both(agent)
     assert on.answers == ["7 is new", "8 is new"]
     assert on.seconds < off.seconds
+
+
+async def test_a_call_of_an_improbable_turn_is_worth_less():
+    def agent(likely):
+        return Agent(
+            thinking([CHANGE_7], [LOOK_8], "Done.", delay=2.0),
+            [write(takes=6.0), read(seconds=2.0)],
+            predictors=[
+                Alternatives("change", **{"7_is_changed": likely}),
+                Expects(LOOK_8, after="tool", probability=0.3),
+            ],
+            policy=ValuePolicy(min_ahead_probability=0.0),
+        )
+
+    launched = [event.turn for event in (await play(agent(0.9))).of(CallLaunched)]
+    assert 2 in launched
+    refused = (await play(agent(0.3))).of(CallRefused)
+    assert [(event.turn, event.reason) for event in refused][0] == (2, "improbable")
