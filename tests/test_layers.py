@@ -45,6 +45,8 @@ LAYERS = {
     "evaluate": 7,
     "cli": 8,
     "cli_demo": 8,
+    "cli_evaluate": 8,
+    "cli_learn": 8,
     "cli_replay": 8,
     "__main__": 8,
 }

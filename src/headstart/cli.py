@@ -11,6 +11,8 @@ except ImportError as missing:
     ) from None
 
 from .cli_demo import demo
+from .cli_evaluate import evaluate
+from .cli_learn import learn
 from .cli_replay import replay
 
 
@@ -21,4 +23,6 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(evaluate)
+main.add_command(learn)
 main.add_command(replay)

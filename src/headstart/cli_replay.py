@@ -18,10 +18,13 @@ from .replay import ARMS, Latency, ReplayReport, replay_file
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""An option or argument that names a file there is."""
 
 
-class _LatencyType(click.ParamType[Latency]):
+class LatencyType(click.ParamType[Latency]):
+    """An option that is a `Latency`."""
+
     name = "seconds"
 
     def convert(
@@ -30,6 +33,7 @@ class _LatencyType(click.ParamType[Latency]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Latency:
+        """Read it, or say how it is written."""
         try:
             return Latency.parse(value)
         except HeadstartError as error:
@@ -37,12 +41,17 @@ class _LatencyType(click.ParamType[Latency]):
 
 
 @click.command()
-@click.argument("file", type=_FILE)
-@click.option("--tools", type=_FILE, help="JSON: the effect of each tool by its name.")
-@click.option("--rules", type=_FILE, help="TOML: the rules of the arm 'predicted'.")
+@click.argument("file", type=FILE)
+@click.option("--tools", type=FILE, help="JSON: the effect of each tool by its name.")
+@click.option("--rules", type=FILE, help="TOML: rules for the arm 'predicted'.")
+@click.option(
+    "--patterns",
+    type=FILE,
+    help="JSON: patterns for it, as `headstart learn` writes them from *other* runs.",
+)
 @click.option(
     "--model-latency",
-    type=_LatencyType(),
+    type=LatencyType(),
     default="2",
     show_default=True,
     help="Seconds of answers whose time is not in the file: a number, "
@@ -50,7 +59,7 @@ class _LatencyType(click.ParamType[Latency]):
 )
 @click.option(
     "--tool-latency",
-    type=_LatencyType(),
+    type=LatencyType(),
     help="Seconds of every tool call, in the same forms. "
     "[default: as in the file, and 1 where it does not say]",
 )
@@ -69,6 +78,7 @@ def replay(
     file: Path,
     tools: Path | None,
     rules: Path | None,
+    patterns: Path | None,
     model_latency: Latency,
     tool_latency: Latency | None,
     arms: tuple[str, ...],
@@ -80,18 +90,20 @@ def replay(
 
     FILE holds one JSON object a line, each with chat "messages". The arms are: off (no
     speculation), oracle (every prediction right), random (random ones), and predicted
-    (by --rules). The exit status is 1 when no line of FILE could be used.
+    (by --rules, by --patterns, or by both). The exit status is 1 when no line of FILE
+    could be used.
     """
     # What is odd in a recording is counted in the report, and is no news of the engine.
     logging.getLogger("headstart").setLevel(logging.ERROR)
     errors = Console(stderr=True)
     try:
-        with _progress(errors) as progress:
+        with show_progress(errors) as progress:
             task = progress.add_task("replaying", total=None)
             report = replay_file(
                 file,
                 tools=tools,
                 rules=rules,
+                patterns=patterns,
                 model_latency=model_latency,
                 tool_latency=tool_latency,
                 arms=arms or None,
@@ -115,7 +127,8 @@ def replay(
         raise click.ClickException(f"No line of {str(file)!r} holds a recorded run.")
 
 
-def _progress(console: Console) -> Progress:
+def show_progress(console: Console) -> Progress:
+    """A display of how far something is, on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

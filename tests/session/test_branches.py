@@ -331,4 +331,4 @@ async def test_a_call_of_an_improbable_turn_is_worth_less():
     launched = [event.turn for event in (await play(agent(0.9))).of(CallLaunched)]
     assert 2 in launched
     refused = (await play(agent(0.3))).of(CallRefused)
-    assert [(event.turn, event.reason) for event in refused][0] == (2, "improbable")
+    assert (refused[0].turn, refused[0].reason) == (2, "improbable")

@@ -3,6 +3,7 @@
 from ._combination import Combination as Combination
 from ._drafter import Drafter as Drafter
 from ._memory import ResultMemory as ResultMemory
+from ._patterns import PatternPredictor as PatternPredictor
 from ._predictor import (
     Conversation as Conversation,
     Learner as Learner,
@@ -22,6 +23,7 @@ __all__ = (
     "Drafter",
     "LearnedResults",
     "Learner",
+    "PatternPredictor",
     "Prediction",
     "Predictor",
     "ResultMemory",

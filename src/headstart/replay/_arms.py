@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from headstart._messages import ModelRequest
 from headstart._policy import LimitPolicy
 from headstart._session import Session
 from headstart._tools import Effect, Tool
-from headstart.predictors import RulePredictor
+from headstart.predictors import PatternPredictor, RulePredictor
 from headstart.testing import run_virtual
 
 from ._latency import Latency
@@ -34,6 +34,7 @@ from ._traces import read_runs
 
 if TYPE_CHECKING:
     from headstart._calls import ToolCall
+    from headstart._messages import AskModel
     from headstart._policy import Policy
     from headstart.predictors import Predictor
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ._traces import RecordedCall, RecordedRun, RecordedTurn
 
 ARMS = ("off", "oracle", "random", "predicted")
-"""Without speculation, with perfect predictions, with random ones, with the rules."""
+"""Without speculation, with perfect predictions, with random ones, with one's own."""
 
 _UNLIMITED = LimitPolicy(
     min_probability=0.0,
@@ -56,12 +57,20 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Arm:
-    """How one arm runs: what it adds to the plain engine."""
+class Arm:
+    """How one arm runs: what it adds to the plain engine.
+
+    Attributes:
+        name: One of `ARMS`.
+        policy: What is launched; the default one if not given.
+        predictors: Who predicts, a run; nobody does if not given.
+        wrap_model: Put around the recorded model of a run, to count what it is asked.
+    """
 
     name: str
     policy: Policy | None = None
     predictors: Callable[[RecordedRun], Sequence[Predictor]] | None = None
+    wrap_model: Callable[[RecordedRun, AskModel], AskModel] | None = None
 
 
 def replay_file(
@@ -69,6 +78,7 @@ def replay_file(
     *,
     tools: str | Path | Mapping[str, ToolDeclaration] | None = None,
     rules: str | Path | None = None,
+    patterns: str | Path | None = None,
     model_latency: Latency | str | float = 2.0,
     tool_latency: Latency | str | float | None = None,
     arms: Sequence[str] | None = None,
@@ -87,6 +97,8 @@ def replay_file(
         tools: A `tools.json`, or what was read from it. Tools that it does not name are
             `UNSAFE`.
         rules: A rules file for the arm `predicted`.
+        patterns: A file of learned patterns for it, beside the rules or alone. Each run
+            begins with them as they are in the file, so that none gains by another.
         model_latency: Seconds of the answers whose time the file does not say.
         tool_latency: Seconds of each call; `None` takes the recorded ones, and 1 second
             where the file does not say.
@@ -101,7 +113,7 @@ def replay_file(
         UsageError: An option is wrong.
     """
     path = Path(path)
-    names = _choose_arms(arms, rules=rules is not None)
+    names = _choose_arms(arms, predicted=not (rules is None and patterns is None))
     model = Latency.parse(model_latency)
     tool = None if tool_latency is None else Latency.parse(tool_latency)
     if tools is None or isinstance(tools, Mapping):
@@ -115,21 +127,25 @@ def replay_file(
     )
     # Without declarations the rules cannot be checked: what a recording does not call
     # may exist all the same.
-    predictor = (
-        None
-        if rules is None
-        else RulePredictor.from_file(rules, tools=made if declared else None)
-    )
-    described = [_describe(name, runs, made, predictor, seed) for name in names]
+    seats: list[Callable[[], Predictor]] = []
+    if rules is not None:
+        ruled = RulePredictor.from_file(rules, tools=made if declared else None)
+        seats.append(lambda: ruled)
+    if patterns is not None:
+        learned = PatternPredictor.load(patterns).to_dict()
+        seats.append(lambda: PatternPredictor.from_dict(learned))
+    described = [_describe(name, runs, made, seats, seed) for name in names]
     reports: dict[str, ArmReport] = {}
     done = 0
+
+    def count_run() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, len(runs) * len(described))
+
     for arm in described:
-        report = reports[arm.name] = ArmReport()
-        for run in runs:
-            run_virtual(partial(_replay_run, run, arm, made, timing, report))
-            done += 1
-            if on_progress is not None:
-                on_progress(done, len(runs) * len(described))
+        reports[arm.name] = replay_runs(runs, arm, made, timing, on_run=count_run)
     return ReplayReport(
         file=str(path),
         options={
@@ -145,15 +161,53 @@ def replay_file(
     )
 
 
-def _choose_arms(arms: Sequence[str] | None, *, rules: bool) -> tuple[str, ...]:
+def replay_runs(
+    runs: Iterable[RecordedRun],
+    arm: Arm,
+    tools: Sequence[RecordedTool],
+    timing: Timing,
+    *,
+    report: ArmReport | None = None,
+    on_run: Callable[[], None] | None = None,
+) -> ArmReport:
+    """Replay runs in one arm, each in a session and a virtual time of its own.
+
+    Args:
+        runs: The recorded runs.
+        arm: How they run.
+        tools: All tools that the runs call.
+        timing: How long everything takes.
+        report: Where the figures are added; a new one if not given.
+        on_run: Called after each run.
+    """
+    report = ArmReport() if report is None else report
+    for run in runs:
+        run_virtual(partial(_replay_run, run, arm, tools, timing, report))
+        if on_run is not None:
+            on_run()
+    return report
+
+
+def oracle_arm(tools: Sequence[RecordedTool]) -> Arm:
+    """The arm that knows each recording."""
+    by_name: dict[str, Tool] = {tool.name: tool for tool in tools}
+    return Arm(
+        name="oracle",
+        policy=_UNLIMITED,
+        predictors=lambda run: (OraclePredictor(run, by_name),),
+    )
+
+
+def _choose_arms(arms: Sequence[str] | None, *, predicted: bool) -> tuple[str, ...]:
     if arms is None:
-        return tuple(name for name in ARMS if rules or name != "predicted")
+        return tuple(name for name in ARMS if predicted or name != "predicted")
     for name in arms:
         if name not in ARMS:
             msg = f"There is no arm {name!r}: it is one of {', '.join(ARMS)}."
             raise UsageError(msg)
-    if "predicted" in arms and not rules:
-        raise UsageError("The arm 'predicted' needs a rules file: pass rules=...")
+    if "predicted" in arms and not predicted:
+        msg = "The arm 'predicted' needs a file of rules or of patterns: pass one."
+        raise UsageError(msg)
     return tuple(dict.fromkeys(arms))
 
 
@@ -161,17 +215,13 @@ def _describe(
     name: str,
     runs: Sequence[RecordedRun],
     tools: Sequence[RecordedTool],
-    predictor: Predictor | None,
+    seats: Sequence[Callable[[], Predictor]],
     seed: int,
-) -> _Arm:
-    by_name: dict[str, Tool] = {tool.name: tool for tool in tools}
+) -> Arm:
     if name == "oracle":
-        return _Arm(
-            name=name,
-            policy=_UNLIMITED,
-            predictors=lambda run: (OraclePredictor(run, by_name),),
-        )
+        return oracle_arm(tools)
     if name == "random":
+        by_name = {tool.name: tool for tool in tools}
         pool: list[ToolCall] = [
             recorded.call
             for run in runs
@@ -179,18 +229,18 @@ def _describe(
             if by_name[recorded.call.name].effect is Effect.READ
             and decode_arguments(recorded.call.arguments) is not None
         ]
-        return _Arm(
+        return Arm(
             name=name,
             predictors=lambda run: (RandomPredictor(pool, seed=seed, run=run),),
         )
-    if name == "predicted" and predictor is not None:
-        return _Arm(name=name, predictors=lambda _: (predictor,))
-    return _Arm(name=name)
+    if name == "predicted":
+        return Arm(name=name, predictors=lambda _: [make() for make in seats])
+    return Arm(name=name)
 
 
 async def _replay_run(
     run: RecordedRun,
-    arm: _Arm,
+    arm: Arm,
     tools: Sequence[RecordedTool],
     timing: Timing,
     report: ArmReport,
@@ -199,6 +249,9 @@ async def _replay_run(
     world = RecordedWorld(run, timing, reads=reads)
     log = EventLog()
     options: dict[str, Any] = {} if arm.policy is None else {"policy": arm.policy}
+    ask_model: AskModel = world.ask_model
+    if arm.wrap_model is not None:
+        ask_model = arm.wrap_model(run, ask_model)
     async with Session(
         tools=tools,
         predictors=() if arm.predictors is None else arm.predictors(run),
@@ -212,9 +265,10 @@ async def _replay_run(
         for position in range(len(run.messages)):
             if position in run.turns:
                 turn = run.turns[position]
-                report.differences += await _replay_turn(
-                    session, run, turn, tools, world
-                )
+                request = ModelRequest(run.messages[: turn.position], tools)
+                response = await session.ask(request, ask_model)
+                report.differences += response != turn.response
+                report.differences += await _make_calls(session, turn, world)
             elif waited := run.user_s.get(position):
                 user_s += waited
                 await anyio.sleep(waited)
@@ -226,17 +280,11 @@ async def _replay_run(
     report.add(log.events, launchable=launchable)
 
 
-async def _replay_turn(
-    session: Session,
-    run: RecordedRun,
-    turn: RecordedTurn,
-    tools: Sequence[RecordedTool],
-    world: RecordedWorld,
+async def _make_calls(
+    session: Session, turn: RecordedTurn, world: RecordedWorld
 ) -> int:
-    """Make one turn. Returns how many of its parts are not the recorded ones."""
-    request = ModelRequest(run.messages[: turn.position], tools)
-    response = await session.ask(request, world.ask_model)
-    differences = int(response != turn.response)
+    """Make the calls of one turn. Returns how many results are not the recorded ones."""
+    differences = 0
 
     async def make_call(recorded: RecordedCall) -> None:
         nonlocal differences

@@ -1,0 +1,350 @@
+"""Where the arguments of calls come from, learned from calls.
+
+Rules of this file:
+
+1. Options of one argument compete: exactly one of them, or none, is the real value
+   (a conditional logit, McFadden 1974). Each argument is chosen given those before it.
+2. Constants are remembered when several runs had them, and only where nothing in the
+   conversation explains them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from headstart._errors import UsageError
+
+from ._options import (
+    Chosen,
+    Option,
+    describe,
+    explain,
+    gather,
+    relate,
+    same,
+    shared_places,
+)
+from ._weights import LEAST_GRADIENT, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._familiar import Familiar
+    from ._moment import Moment
+
+MAX_SOURCES = 12
+"""Sources of one argument that are looked at."""
+MAX_SOURCES_KEPT = 64
+MAX_OPTIONS, FEW_OPTIONS = 32, 10
+"""Values of one argument that compete: of reads, and of other tools."""
+MAX_ARGUMENTS = 10
+MAX_SIGNATURES = 12
+WIDE = 12
+"""Values of a single argument that are looked at."""
+NARROW = 3
+"""The same for tools that may change something, which are never launched early."""
+BEAM = 5
+"""The same where there are several arguments, for each and for all of them."""
+_RARE = 0.03
+"""Sources and signatures seen less often than the commonest are not looked at."""
+_MAX_CONSTANT = 200
+_HALVED_AT = 800.0
+
+
+class Choice(NamedTuple):
+    """The values that one argument may have at a moment.
+
+    Attributes:
+        own: Where the weights of this argument are.
+        shared: Where those of all arguments are.
+        options: The values.
+        none: The score of the outcome that the real value is none of them.
+    """
+
+    own: str
+    shared: str
+    options: list[Option]
+    none: float
+
+
+class ArgumentModel:
+    """Learns the sources of arguments, and proposes values from them.
+
+    Args:
+        familiar: Which words and constants may be remembered.
+    """
+
+    def __init__(self, familiar: Familiar) -> None:
+        self.signatures: dict[str, dict[str, float]] = {}
+        self.sources: dict[str, dict[str, float]] = {}
+        self.weights = Weights(rate=0.2)
+        self._familiar = familiar
+
+    def assignments(
+        self, tool: str, moment: Moment, least: float
+    ) -> list[tuple[Chosen, list[str], float]]:
+        """Sets of arguments for a tool, with their names and log probabilities.
+
+        Args:
+            tool: The tool.
+            moment: When it may be called.
+            least: The log probability below which arguments are not looked at.
+        """
+        signatures = self.signatures.get(tool)
+        if not signatures:
+            return []
+        seen = sum(signatures.values())
+        found: list[tuple[Chosen, list[str], float]] = []
+        for signature, count in sorted(signatures.items(), key=lambda pair: -pair[1]):
+            if count < _RARE * seen or len(found) >= 4 * BEAM:
+                break
+            names: list[str] = json.loads(signature)
+            start = math.log(count / seen)
+            found += [
+                (chosen, names, score)
+                for chosen, score in self._search(tool, names, moment, start, least)
+            ]
+        return found
+
+    def _search(
+        self, tool: str, names: list[str], moment: Moment, start: float, least: float
+    ) -> list[tuple[Chosen, float]]:
+        beam: list[tuple[Chosen, float]] = [((), start)]
+        width = BEAM if len(names) > 1 else WIDE
+        if not moment.is_read(tool):
+            width = min(width, NARROW)
+        for name in names:
+            choice = self.choice(tool, name, moment)
+            if not choice.options:
+                return []
+            longer = [
+                ((*chosen, option), score + log_p)
+                for chosen, score in beam
+                for option, log_p in self._ranked(choice, chosen, width)
+                if score + log_p > least
+            ]
+            if len(beam) > 1:
+                longer.sort(key=_by_score)
+            beam = longer[:width]
+        return beam
+
+    def _ranked(
+        self, choice: Choice, chosen: Chosen, width: int
+    ) -> list[tuple[Option, float]]:
+        """The best options given the arguments before, with log probabilities."""
+        scores = self._scores(choice, chosen)
+        highest = max(choice.none, *scores)
+        divisor = math.exp(choice.none - highest) + sum(
+            [math.exp(score - highest) for score in scores]
+        )
+        shift = highest + math.log(divisor)
+        ranked = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return [(choice.options[i], scores[i] - shift) for i in ranked[:width]]
+
+    def _scores(self, choice: Choice, chosen: Chosen) -> list[float]:
+        scores = [option.score for option in choice.options]
+        if chosen:
+            own = self.weights.scope(choice.own)
+            shared = self.weights.scope(choice.shared)
+            worth: dict[str, float] = {}  # relations are few
+            places = shared_places(chosen)
+            texts = {other.text for other in chosen}
+            for i, option in enumerate(choice.options):
+                relation = relate(option, texts, places)
+                known = worth.get(relation)
+                if known is None:
+                    known = own.total((relation,)) + shared.total((relation,))
+                    worth[relation] = known
+                scores[i] += known
+        return scores
+
+    def choice(self, tool: str, name: str, moment: Moment) -> Choice:
+        """The values that an argument may have now, scored."""
+        slot = slot_of(tool, name)
+        known = moment.choices.get(slot)
+        if known is None:
+            own, shared = f"{slot}{moment.mode}", f"*{moment.mode}"
+            none = sum(self.weights.scope(each).total(_NONE) for each in (own, shared))
+            options = self._find_options(tool, name, moment)
+            for option in options:
+                option.score = self.weights.scope(own).total(option.features)
+                option.score += self.weights.scope(shared).total(option.features)
+            known = moment.choices[slot] = Choice(own, shared, options, none)
+        return known
+
+    def _find_options(self, tool: str, name: str, moment: Moment) -> list[Option]:
+        counts = self.sources.get(slot_of(tool, name))
+        if not counts:
+            return []
+        least = _RARE * max(counts.values())
+        best = sorted(counts.items(), key=lambda pair: -pair[1])[:MAX_SOURCES]
+        found: dict[str, Option] = {}
+        limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
+        used = moment.used.get((tool, name), _UNUSED)
+        for source, count in best:
+            if count >= least:
+                gather(source, moment, used, found, limit)
+        options = list(found.values())
+        for option in options:
+            describe(option, moment, used)
+        return options
+
+    def learn(
+        self, tool: str, arguments: dict[str, Any], moment: Moment, run: int
+    ) -> None:
+        """Learn from a call that the model asked for at this moment."""
+        names = list(arguments)[:MAX_ARGUMENTS]
+        signatures = self.signatures.setdefault(tool, {})
+        _count(signatures, [_signature(names, signatures)], MAX_SIGNATURES)
+        chosen: Chosen = ()
+        for name in names:
+            value = arguments[name]
+            choice = self.choice(tool, name, moment)
+            right = self._learn_choice(choice, value, chosen, run)
+            sources = explain(value, moment)
+            if not sources:
+                sources = self._constant(slot_of(tool, name), value, run)
+            if sources:
+                counts = self.sources.setdefault(slot_of(tool, name), {})
+                _count(counts, sources, MAX_SOURCES_KEPT)
+            chosen = (*chosen, right) if right is not None else ()
+
+    def _learn_choice(
+        self, choice: Choice, value: Any, chosen: Chosen, run: int
+    ) -> Option | None:
+        """Learn which of the options it was; `None` if none of them."""
+        options = choice.options
+        scores = self._scores(choice, chosen)
+        highest = max(choice.none, *scores, choice.none)
+        exps = [math.exp(score - highest) for score in scores]
+        none_exp = math.exp(choice.none - highest)
+        divisor = none_exp + sum(exps)
+        right = next((o for o in options if same(o.value, value)), None)
+        places = shared_places(chosen)
+        texts = {other.text for other in chosen}
+        for option, exp in zip(options, exps, strict=True):
+            gradient = exp / divisor - (option is right)
+            if abs(gradient) < LEAST_GRADIENT:
+                continue
+            features = [
+                feature
+                for feature in option.features
+                if feature[0] not in "lr" or self._familiar.note(feature, run)
+            ]
+            if chosen:
+                features.append(relate(option, texts, places))
+            self.weights.step(choice.own, features, gradient)
+            general = [feature for feature in features if feature[0] != "s"]
+            self.weights.step(choice.shared, general, gradient)
+        gradient = none_exp / divisor - (right is None)
+        self.weights.step(choice.own, _NONE, gradient)
+        self.weights.step(choice.shared, _NONE, gradient)
+        return right
+
+    def _constant(self, slot: str, value: Any, run: int) -> list[str]:
+        """A value that nothing explains, once several runs had it."""
+        try:
+            text = json.dumps(value)
+        except RecursionError:
+            return []
+        if len(text) <= _MAX_CONSTANT and self._familiar.note(f"{slot}={text}", run):
+            return [f"={text}"]
+        return []
+
+    def merge(self, other: ArgumentModel) -> None:
+        """Take in what others learned."""
+        for mine, theirs, limit in (
+            (self.signatures, other.signatures, MAX_SIGNATURES),
+            (self.sources, other.sources, MAX_SOURCES_KEPT),
+        ):
+            for key, counts in theirs.items():
+                ours = mine.setdefault(key, {})
+                for each, count in counts.items():
+                    ours[each] = ours.get(each, 0.0) + count
+                _trim(ours, limit)
+        self.weights.merge(other.weights)
+
+    def read(
+        self,
+        *,
+        signatures: dict[str, dict[str, float]],
+        sources: dict[str, dict[str, float]],
+    ) -> None:
+        """Fill in signatures and sources that were written down.
+
+        Raises:
+            UsageError: They can never be used.
+        """
+        for counts in signatures.values():
+            if not all(map(_is_signature, counts)):
+                msg = "These are no patterns: their 'signatures' are lists of names."
+                raise UsageError(msg)
+            _trim(counts, MAX_SIGNATURES)
+        for counts in sources.values():
+            if not all(map(_is_source, counts)):
+                msg = "These are no patterns: their 'sources' are names of sources."
+                raise UsageError(msg)
+            _trim(counts, MAX_SOURCES_KEPT)
+        self.signatures, self.sources = signatures, sources
+
+
+_UNUSED: dict[str, int] = {}
+_NONE = ("none",)
+"""The feature of the outcome that no known value is the right one."""
+
+
+def _by_score(pair: tuple[Chosen, float]) -> float:
+    return -pair[1]
+
+
+def slot_of(tool: str, name: str) -> str:
+    """What an argument's sources and weights are kept under."""
+    return f"{tool}<{name}"
+
+
+def _count(counts: dict[str, float], keys: Iterable[str], limit: int) -> None:
+    for key in keys:
+        counts[key] = counts.get(key, 0.0) + 1
+    if len(counts) > limit:
+        _trim(counts, limit)
+    if sum(counts.values()) > _HALVED_AT:
+        for key in list(counts):
+            counts[key] /= 2
+            if counts[key] < 0.2:
+                del counts[key]
+
+
+def _signature(names: list[str], known: Iterable[str]) -> str:
+    """The names as text, in the order in which they were seen first."""
+    text = json.dumps(names)
+    if text in known:
+        return text
+    wanted = sorted(names)
+    return next((each for each in known if sorted(json.loads(each)) == wanted), text)
+
+
+def _is_signature(text: str) -> bool:
+    try:
+        names: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_source(text: str) -> bool:
+    if text[:1] == "=":
+        try:
+            json.loads(text[1:])
+        except (ValueError, RecursionError):
+            return False
+        return True
+    return bool(text)
+
+
+def _trim(counts: dict[str, float], limit: int) -> None:
+    if len(counts) > limit:
+        rarest = sorted(counts, key=lambda each: counts[each])
+        for key in rarest[: len(counts) - limit]:
+            del counts[key]

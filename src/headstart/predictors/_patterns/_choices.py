@@ -1,0 +1,114 @@
+"""Which tools the next answer asks for, or that it asks for none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._contexts import NO_CALL, ContextCounts
+from ._weights import LEAST_GRADIENT, Weights, logistic, logit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ._familiar import Familiar
+    from ._moment import Moment
+    from ._weights import Scope
+
+MAX_OUTCOMES = 10
+"""Outcomes that are looked at, of one moment."""
+_WORDS_SHARE, _KNOWN_SHARE = 5.0, 0.3
+_IMPROBABLE = 0.005
+
+
+class ChoiceModel:
+    """Learns which tools are asked for: by context first, then by what was said.
+
+    Args:
+        familiar: Which words may be remembered.
+    """
+
+    def __init__(self, familiar: Familiar) -> None:
+        self.contexts = ContextCounts()
+        self.weights = Weights(rate=0.08)
+        self._familiar = familiar
+
+    def probabilities(self, moment: Moment) -> dict[str, float]:
+        """The probability that an answer asks for each tool; `NO_CALL` among them."""
+        if moment.probabilities is None:
+            features = [*describe(moment), *describe_words(moment)]
+            moment.probabilities = {
+                outcome: logistic(
+                    logit(p) + self._scope(outcome, moment).total(features)
+                )
+                for outcome, p in self._active(moment).items()
+            }
+        return moment.probabilities
+
+    def _active(self, moment: Moment) -> dict[str, float]:
+        known = self.contexts.probabilities(moment.symbols)
+        offered: Mapping[str, object] = moment.tools
+        likely = [
+            (p, outcome)
+            for outcome, p in known.items()
+            if p >= _IMPROBABLE and (not offered or outcome in offered or not outcome)
+        ]
+        likely.sort(reverse=True)
+        active = {outcome: p for p, outcome in likely[:MAX_OUTCOMES]}
+        active.setdefault(NO_CALL, _IMPROBABLE if known else 0.5)
+        return active
+
+    def learn(self, moment: Moment, tools: Iterable[str], run: int) -> None:
+        """Learn from an answer that asks for these tools."""
+        right = set(tools) or {NO_CALL}
+        stated = dict(self.probabilities(moment))
+        for tool in right:
+            stated.setdefault(tool, _IMPROBABLE)
+        known, words = describe(moment), describe_words(moment)
+        familiar = [word for word in words if self._familiar.note(word, run)]
+        # Many words say little each: together they move as far as a few features.
+        share = _WORDS_SHARE / max(_WORDS_SHARE, len(familiar))
+        for outcome, p in stated.items():
+            gradient = p - (outcome in right)
+            if abs(gradient) > LEAST_GRADIENT:
+                name = f"{outcome}{moment.mode}"
+                self.weights.step(name, known, gradient, share=_KNOWN_SHARE)
+                self.weights.step(name, familiar, gradient, share=share)
+        if not moment.partial:
+            self.contexts.learn(moment.symbols, right)
+
+    def _scope(self, outcome: str, moment: Moment) -> Scope:
+        return self.weights.scope(f"{outcome}{moment.mode}")
+
+    def merge(self, other: ChoiceModel) -> None:
+        """Take in what others learned."""
+        self.contexts.merge(other.contexts)
+        self.weights.merge(other.weights)
+
+
+def describe(moment: Moment) -> list[str]:
+    """What is known of a moment beside its context."""
+    features = [
+        "bias",
+        f"n:{min(moment.user_turns, 4)}",
+        f"k:{moment.calls_since_user}",
+    ]
+    features.append(f"g:{moment.stage}")
+    symbols = moment.symbols
+    if symbols:
+        features.append(f"c:{symbols[-1]}")
+        features.append(f"d:{' '.join(symbols[-2:])}")
+    features += moment.style
+    if moment.asked_now:
+        features += [f"h:{kind}" for kind in moment.user_kinds]
+    return features
+
+
+def describe_words(moment: Moment) -> list[str]:
+    """The words that were said last, by whom, and whether something came since."""
+    now = moment.asked_now or moment.idle
+    user, said = ("w", "v") if now else ("x", "y")
+    if moment.partial:
+        return [f"p:{word}" for word in moment.partial_words]
+    words = [f"{user}:{word}" for word in moment.user_words]
+    words += [f"{said}:{word}" for word in moment.said_words]
+    return words

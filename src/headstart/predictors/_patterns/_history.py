@@ -1,0 +1,301 @@
+"""A conversation as patterns see it: values by source and by text, calls, symbols.
+
+Rules of this file:
+
+1. A history only grows, and everything in it carries the position of its message: what
+   was known at an earlier moment is what stands before that position.
+2. Histories are found again by their messages, so nothing is read twice, and a
+   conversation that branches off becomes a history of its own.
+3. Everything is bounded: items a history, histories, readings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from headstart._calls import canonical_arguments, decode_arguments
+
+from ._spans import READ_CHARACTERS, stems
+from ._values import NO_KIN, Item, Reading, is_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headstart._calls import ToolCall
+    from headstart._messages import Message
+
+MAX_ITEMS = 20_000
+"""Items of one history; beyond, the older half is forgotten."""
+MAX_HISTORIES = 32
+MAX_CHARACTERS = 40_000_000
+"""Of all conversations together; beyond, the oldest are let go."""
+MAX_READINGS = 512
+MAX_KEPT_CHARACTERS = 20_000
+"""Of a longer text the reading is not kept for other conversations."""
+MAX_ARGUMENT_CHARACTERS = 100_000
+
+USER, PLAIN, FAILED = "user", "plain", "failed"
+"""Symbols beside the tools' names. A tool's name in a context never equals one of
+these, as it is written with a `:` before it."""
+
+CallKey = tuple[str, str]
+
+
+class PastCall:
+    """A call that the model asked for.
+
+    Attributes:
+        at: The position of its message.
+        tool: The tool's name.
+        key: The tool and the canonical arguments.
+        arguments: The decoded arguments; empty where they are no object.
+        failed: Whether its result, if there is one, looks like an error.
+        answered_at: The position of its result; -1 while there is none.
+    """
+
+    __slots__ = ("answered_at", "arguments", "at", "failed", "key", "tool")
+
+    def __init__(self, at: int, call: ToolCall) -> None:
+        self.at = at
+        self.tool = call.name
+        self.key = call_key(call)
+        self.arguments = read_arguments(call)
+        self.failed = False
+        self.answered_at = -1
+
+
+def call_key(call: ToolCall) -> CallKey:
+    """What equal calls have in common."""
+    if len(call.arguments) > MAX_ARGUMENT_CHARACTERS:
+        return call.name, f"\0{hash(call.arguments)}"
+    return call.name, canonical_arguments(call.arguments) or f"\0{call.arguments}"
+
+
+def read_arguments(call: ToolCall) -> dict[str, Any]:
+    """A call's arguments; empty where they are no object, or too long to look at."""
+    if len(call.arguments) > MAX_ARGUMENT_CHARACTERS:
+        return {}
+    return decode_arguments(call.arguments) or {}
+
+
+class History:
+    """One conversation, read message by message."""
+
+    def __init__(self, readings: Readings) -> None:
+        self.messages: list[Message] = []
+        self.by_source: dict[str, list[tuple[int, Sequence[Item]]]] = {}
+        self.by_text: dict[str, list[tuple[int, Item]]] = {}
+        self.calls: list[PastCall] = []
+        self.symbols: list[tuple[int, str]] = []
+        self.users: list[int] = []
+        self.said: list[int] = []
+        self.words: dict[int, frozenset[str]] = {}
+        self.user_kinds: dict[int, set[str]] = {}
+        self.texts: dict[int, set[str]] = {}
+        self.learned = -1  # the position of the newest answer that was learned
+        self._open: dict[str | None, PastCall] = {}
+        self._readings = readings
+        self._items = 0
+        self.characters = 0
+
+    @property
+    def topic(self) -> int:
+        """What runs about the same thing have in common: how the user began."""
+        if not self.users:
+            return 0
+        first = self.messages[self.users[0]].content
+        return crc32(first[:2_000].encode("utf-8", "replace"))
+
+    def extend(self, messages: Sequence[Message]) -> None:
+        """Read the messages that come next."""
+        for message in messages:
+            at = len(self.messages)
+            self.messages.append(message)
+            self.characters += len(message.content)
+            if message.role == "user":
+                self._add_user(at, message)
+            elif message.role == "assistant":
+                self._add_answer(at, message)
+            elif message.role == "tool":
+                self._add_result(at, message)
+            else:
+                self._index(at, self._readings.text("system", message.content))
+
+    def _add_user(self, at: int, message: Message) -> None:
+        self.users.append(at)
+        self.symbols.append((at, USER))
+        self.words[at] = self._readings.words(message.content)
+        items = self._readings.text("user", message.content)
+        self.user_kinds[at] = {item.source for item in items}
+        self.texts[at] = {item.folded for item in items}
+        self._index(at, items)
+
+    def _add_answer(self, at: int, message: Message) -> None:
+        if message.content:
+            self.said.append(at)
+            self.words[at] = self._readings.words(message.content)
+            items = self._readings.text("said", message.content)
+            self.texts[at] = {item.folded for item in items}
+            self._index(at, items)
+        if not message.tool_calls:
+            self.symbols.append((at, PLAIN))
+            return
+        names: dict[str, None] = {}
+        reading = Reading()
+        for call in message.tool_calls:
+            past = PastCall(at, call)
+            self.calls.append(past)
+            self._open[call.id] = past
+            names[f":{call.name}"] = None
+            group = reading.new_group()
+            for name, value in past.arguments.items():
+                source = f"{call.name}<{name}"
+                reading.add_json(source, value, kin=NO_KIN, group=group)
+        self.symbols.append((at, "+".join(names)))
+        self._index(at, reading.items)
+
+    def _add_result(self, at: int, message: Message) -> None:
+        past = self._open.pop(message.tool_call_id, None)
+        name = past.tool if past is not None else message.name or ""
+        failed = is_failure(message.content)
+        if past is not None:
+            past.failed = failed
+            past.answered_at = at
+        if failed:
+            self.symbols.append((at, FAILED))
+        self._index(at, self._readings.result(name, message.content))
+
+    def _index(self, at: int, items: Sequence[Item]) -> None:
+        segments: dict[str, list[Item]] = {}
+        by_text = self.by_text
+        for item in items:
+            segment = segments.get(item.source)
+            if segment is None:
+                segment = segments[item.source] = []
+            segment.append(item)
+            places = by_text.get(item.folded)
+            if places is None:
+                by_text[item.folded] = [(at, item)]
+            else:
+                places.append((at, item))
+        for source, segment in segments.items():
+            self.by_source.setdefault(source, []).append((at, segment))
+        self._items += len(items)
+        if self._items > MAX_ITEMS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the older half of the items."""
+        positions = sorted(at for places in self.by_text.values() for at, _ in places)
+        oldest = positions[len(positions) // 2]
+        for index in (self.by_source, self.by_text):
+            for key, places in list(index.items()):
+                kept = [place for place in places if place[0] >= oldest]
+                if kept:
+                    index[key] = kept  # type: ignore[assignment] # of the same kind
+                else:
+                    del index[key]
+        self._items = sum(map(len, self.by_text.values()))
+
+
+class Readings:
+    """What was read of texts and results, for the conversations that share them."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, str], Sequence[Item]] = {}
+        self._words: dict[str, frozenset[str]] = {}
+
+    def text(self, source: str, content: str) -> Sequence[Item]:
+        """The items of what somebody said."""
+        key = source, content
+        items = self._items.get(key)
+        if items is None:
+            reading = Reading()
+            reading.add_text(source, content)
+            items = self._keep(key, reading.items)
+        return items
+
+    def result(self, tool: str, content: str) -> Sequence[Item]:
+        """The items of a result."""
+        key = f"{tool}>", content
+        items = self._items.get(key)
+        if items is None:
+            reading = Reading()
+            reading.add_result(tool, content)
+            items = self._keep(key, reading.items)
+        return items
+
+    def words(self, content: str) -> frozenset[str]:
+        """The words of what somebody said."""
+        words = self._words.get(content)
+        if words is None:
+            words = stems(content[:READ_CHARACTERS])
+            if len(self._words) >= MAX_READINGS:
+                self._words.clear()
+            if len(content) <= MAX_KEPT_CHARACTERS:
+                self._words[content] = words
+        return words
+
+    def _keep(self, key: tuple[str, str], items: Sequence[Item]) -> Sequence[Item]:
+        if len(self._items) >= MAX_READINGS:
+            self._items.clear()
+        if len(key[1]) <= MAX_KEPT_CHARACTERS:
+            self._items[key] = items
+        return items
+
+
+class Histories:
+    """The conversations seen most recently."""
+
+    def __init__(self) -> None:
+        self._histories: list[History] = []
+        self._readings = Readings()
+
+    def find(
+        self, messages: Sequence[Message], *, learning: bool = False
+    ) -> tuple[History, list[History]]:
+        """The history that `messages` are the beginning of, or all of.
+
+        Args:
+            messages: The conversation.
+            learning: Whether an answer to just these messages is to be learned: a
+                history whose answer there was learned already is another run's.
+
+        Returns:
+            The history, and those that had to make room for it.
+        """
+        known = self._histories
+        for position in range(len(known) - 1, -1, -1):
+            history = known[position]
+            if learning and history.learned >= len(messages):
+                continue
+            if _begin_alike(history.messages, messages):
+                del known[position]
+                break
+        else:
+            history = History(self._readings)
+        known.append(history)
+        history.extend(messages[len(history.messages) :])
+        gone: list[History] = []
+        characters = sum([each.characters for each in known])
+        while len(known) > 1 and (
+            len(known) > MAX_HISTORIES or characters > MAX_CHARACTERS
+        ):
+            gone.append(known.pop(0))
+            characters -= gone[-1].characters
+        return history, gone
+
+    def drain(self) -> list[History]:
+        """Forget all of them."""
+        drained, self._histories = self._histories, []
+        return drained
+
+
+def _begin_alike(left: Sequence[Message], right: Sequence[Message]) -> bool:
+    shared = min(len(left), len(right))
+    # The newest messages differ first; the same object is the usual case.
+    for i in range(shared - 1, -1, -1):
+        if left[i] is not right[i] and left[i] != right[i]:
+            return False
+    return shared > 0 or not (left or right)

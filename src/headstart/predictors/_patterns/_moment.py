@@ -1,0 +1,251 @@
+"""One moment of a conversation: what was known when a prediction is made."""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Literal, cast
+
+from ._contexts import collapse
+from ._history import USER, History
+from ._spans import stems
+from ._values import Item, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from headstart._tools import Tool
+
+    from ._arguments import Choice
+    from ._history import CallKey, PastCall
+
+Stage = Literal["asked", "calling", "idle", "writing"]
+"""The model has been asked; its calls run; the user is to speak; the answer's text is
+being written."""
+
+_NO_WORDS: frozenset[str] = frozenset()
+_NO_TEXTS: set[str] = set()
+WRITING = "writing"
+"""What stands in the text that the model is writing has sources of this name."""
+_CALLS = 100
+_SYMBOLS = 24
+"""Symbols that are looked at, before repeats are collapsed."""
+
+
+class Moment:
+    """What stands in a history before `length`, and the text of the answer so far.
+
+    Args:
+        history: The conversation, or more than it.
+        length: How many of its messages are known.
+        partial: The text of the answer that the model is writing.
+        tools: The agent's tools by name.
+
+    Attributes:
+        mode: What the names of weights end with that hold at such moments only.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        length: int,
+        *,
+        partial: str = "",
+        tools: Mapping[str, Tool],
+    ) -> None:
+        self.history = history
+        self.length = length
+        self.tools = tools
+        self.partial = partial
+        self.last_user = _newest(history.users, length)
+        self.last_said = _newest(history.said, length)
+        self.stage = self._find_stage()
+        # What holds while the model writes says little about the time before.
+        self.mode = "!" if partial else ""
+        self.idle = self.stage == "idle"
+        words = history.words
+        self.user_words = (
+            _NO_WORDS if self.idle else words.get(self.last_user, _NO_WORDS)
+        )
+        self.said_words = words.get(self.last_said, _NO_WORDS)
+        texts = history.texts
+        self.user_texts = (
+            _NO_TEXTS if self.idle else texts.get(self.last_user, _NO_TEXTS)
+        )
+        self.said_texts = texts.get(self.last_said, _NO_TEXTS)
+        self.partial_words = stems(partial) if partial else _NO_WORDS
+        self.choices: dict[str, Choice] = {}
+        self.probabilities: dict[str, float] | None = None
+
+    def before(self) -> Moment:
+        """The moment before the newest message."""
+        return Moment(self.history, self.length - 1, tools=self.tools)
+
+    def while_writing(self, partial: str) -> Moment:
+        """This moment, when the model has written a part of its answer."""
+        return Moment(self.history, self.length, partial=partial, tools=self.tools)
+
+    def _find_stage(self) -> Stage:
+        if self.partial:
+            return "writing"
+        if not self.length:
+            return "asked"
+        newest = self.history.messages[self.length - 1]
+        if newest.role == "assistant":
+            return "calling" if newest.tool_calls else "idle"
+        if newest.role == "tool" and self.calls:
+            at = self.calls[-1].at
+            for call in reversed(self.calls):
+                if call.at < at:
+                    break
+                if not 0 <= call.answered_at < self.length:
+                    return "calling"
+        return "asked"
+
+    @functools.cached_property
+    def symbols(self) -> list[str]:
+        """The newest symbols, repeats collapsed; the user's next message is one."""
+        all_symbols = self.history.symbols
+        end = len(all_symbols)
+        while end and all_symbols[end - 1][0] >= self.length:
+            end -= 1
+        newest = [symbol for _, symbol in all_symbols[max(0, end - _SYMBOLS) : end]]
+        if self.idle:
+            newest.append(USER)
+        return collapse(newest)
+
+    @functools.cached_property
+    def calls(self) -> list[PastCall]:
+        """The calls so far, the newest ones."""
+        calls = self.history.calls
+        end = len(calls)
+        while end and calls[end - 1].at >= self.length:
+            end -= 1
+        return calls[max(0, end - _CALLS) : end]
+
+    @property
+    def user_turns(self) -> int:
+        """How often the user has spoken."""
+        return bisect_left(self.history.users, self.length) + self.idle
+
+    @property
+    def asked_now(self) -> bool:
+        """Whether the user's message is the newest."""
+        return 0 <= self.last_user == self.length - 1
+
+    @functools.cached_property
+    def calls_since_user(self) -> int:
+        """How many calls there were since the user spoke; 4 for more."""
+        count = 0
+        for call in reversed(self.calls):
+            if call.at < self.last_user or count == 4 or self.idle:
+                break
+            count += 1
+        return count
+
+    @functools.cached_property
+    def user_kinds(self) -> set[str]:
+        """The shapes of what stands out in the user's newest message."""
+        return self.history.user_kinds.get(self.last_user, set())
+
+    @functools.cached_property
+    def style(self) -> list[str]:
+        """How the model writes in this conversation, by its newest message."""
+        if self.last_said < 0:
+            return ["z:silent"]
+        text = self.history.messages[self.last_said].content
+        head = text[:2_000]
+        kind = "json" if head[:1] in ("{", "[") else "text"
+        lines = min(head.count("\n"), 3)
+        size = min(len(text) // 200, 4)
+        marked = "*" if "**" in head else ""
+        return [f"z:{kind}{marked}", f"z:{kind}{lines}", f"z:{kind}/{size}"]
+
+    @functools.cached_property
+    def widths(self) -> tuple[int, int]:
+        """How many calls the newest turn with calls had, and the widest: 2 for more."""
+        newest = widest = 0
+        counts: dict[int, int] = {}
+        for call in self.calls:
+            newest = counts[call.at] = counts.get(call.at, 0) + 1
+            widest = max(widest, newest)
+        return min(newest, 2), min(widest, 2)
+
+    @functools.cached_property
+    def made(self) -> dict[CallKey, PastCall]:
+        """The newest of equal calls, by what they have in common."""
+        return {call.key: call for call in self.calls}
+
+    @functools.cached_property
+    def last_write(self) -> int:
+        """The position of the newest call that may have changed something; -1 if none."""
+        for call in reversed(self.calls):
+            if not self.is_read(call.tool):
+                return call.at
+        return -1
+
+    @functools.cached_property
+    def used(self) -> dict[tuple[str, str], dict[str, int]]:
+        """By tool and argument: where each value was used last."""
+        used: dict[tuple[str, str], dict[str, int]] = {}
+        for call in self.calls:
+            for name, value in call.arguments.items():
+                places = used.setdefault((call.tool, name), {})
+                for each in scalars(value):
+                    places[each] = call.at
+        return used
+
+    @functools.cached_property
+    def announced(self) -> Sequence[Item]:
+        """What stands in the text that the model is writing."""
+        reading = Reading()
+        reading.add_text(WRITING, self.partial)
+        return reading.items
+
+    @functools.cached_property
+    def partial_texts(self) -> set[str]:
+        """The values in the text that the model is writing."""
+        return {item.folded for item in self.announced}
+
+    def is_read(self, tool: str) -> bool:
+        """Whether a tool is known to change nothing."""
+        known = self.tools.get(tool)
+        return known is not None and known.effect.value == "read"
+
+    def segments(self, source: str, limit: int) -> list[tuple[int, Sequence[Item]]]:
+        """The newest groups of values of one source, the newest first."""
+        found: list[tuple[int, Sequence[Item]]] = []
+        if self.partial and source.startswith(f"{WRITING}~"):
+            items = [item for item in self.announced if item.source == source]
+            return [(self.length, items)] if items else []
+        for place in reversed(self.history.by_source.get(source, ())):
+            if place[0] < self.length:
+                found.append(place)
+                if len(found) == limit:
+                    break
+        return found
+
+    def places(self, text: str) -> list[tuple[int, Item]]:
+        """Where a value stands, in order; the case of letters does not matter."""
+        places = self.history.by_text.get(text.casefold(), [])
+        end = len(places)
+        while end and places[end - 1][0] >= self.length:
+            end -= 1
+        known = places[:end]
+        if self.partial:
+            wanted = text.casefold()
+            known += [
+                (self.length, item) for item in self.announced if item.folded == wanted
+            ]
+        return known
+
+
+def scalars(value: object) -> list[str]:
+    """A text or number, or those of a list, as text."""
+    listed = cast("list[object]", value) if isinstance(value, list) else [value]
+    return [str(each) for each in listed[:64] if isinstance(each, str | int | float)]
+
+
+def _newest(positions: Sequence[int], length: int) -> int:
+    before = bisect_left(positions, length)
+    return positions[before - 1] if before else -1

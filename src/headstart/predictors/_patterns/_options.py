@@ -1,0 +1,309 @@
+"""The values that an argument may have at a moment, and what is known of each.
+
+A source is a name for a kind of place (see `Item.source`), with how the value is changed
+behind a `|`. `=` stands for a constant, `[1]` before a source for a list of one of its
+values, and `[*]` for a list of all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from ._spans import outline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._moment import Moment
+    from ._values import Item
+
+MAX_SEGMENTS = 6
+"""Messages that are looked at for one source, the newest ones."""
+MAX_OF_SOURCE = 16
+MAX_SHORTLISTED = 256
+MAX_PLACES = 12
+_MAX_EXPLAINING = 32
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
+
+
+def _number(value: Any) -> int | float:
+    text = str(value)
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return float(text) if "." in text else int(text)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "lower": lambda value: str(value).lower(),
+    "upper": lambda value: str(value).upper(),
+    "title": lambda value: str(value).title(),
+    "text": str,
+    "quoted": lambda value: f'"{value}"',
+    "number": _number,
+}
+"""How a value may be changed on its way into an argument."""
+
+Chosen: TypeAlias = "tuple[Option, ...]"
+Places: TypeAlias = dict[tuple[int, int], int]
+"""By message, and object or text in it: the number of the token there, or -1."""
+
+
+class Option:
+    """A value that an argument may have.
+
+    Attributes:
+        value: The value, as JSON.
+        text: The value as text.
+        sources: Where it comes from.
+        features: What is known about it.
+        at: The position of the message where it stands; -1 for a constant.
+        item: What stands there.
+        places: Every place where it stands: message and object or text, and the number
+            of its token there.
+        score: How well it fits, among the others.
+        mention: How it is mentioned in what was said last, as a short code.
+        fresh: Whether no earlier call of the tool had it.
+    """
+
+    __slots__ = (
+        "at",
+        "features",
+        "fresh",
+        "item",
+        "mention",
+        "places",
+        "score",
+        "sources",
+        "text",
+        "value",
+    )
+
+    def __init__(
+        self, value: Any, text: str, source: str, at: int, item: Item | None
+    ) -> None:
+        self.value = value
+        self.text = text
+        self.sources = [source]
+        self.features: list[str] = []
+        self.at = at
+        self.item = item
+        self.places: Places = {} if item is None else {(at, item.group): item.token}
+        self.score = 0.0
+        self.mention = ""
+        self.fresh = True
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two JSON values are written the same, but for `1` and `1.0`."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def explain(value: Any, moment: Moment) -> list[str]:
+    """The sources that a value could have come from."""
+    found: dict[str, None] = {}
+    if isinstance(value, list):
+        return _explain_list(cast("list[Any]", value), moment)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return []
+    text = value if isinstance(value, str) else json.dumps(value)
+    for _, item in moment.places(text)[-_MAX_EXPLAINING:]:
+        change = _change(item.value, value)
+        if change is not None:
+            found[f"{item.source}{change}"] = None
+    return list(found)
+
+
+def _explain_list(values: list[Any], moment: Moment) -> list[str]:
+    if not values or isinstance(values[0], list | dict):
+        return []
+    if len(values) == 1:
+        return [f"[1]{source}" for source in explain(values[0], moment)]
+    wanted = {str(value) for value in values if isinstance(value, str | int | float)}
+    found: list[str] = []
+    for source in explain(values[0], moment):
+        if "|" not in source:
+            for _, segment in moment.segments(source, 2):
+                if {item.text for item in segment} == wanted:
+                    found.append(f"[*]{source}")
+                    break
+    return found
+
+
+def _change(found: Any, value: Any) -> str | None:
+    if same(found, value) and isinstance(found, str) == isinstance(value, str):
+        return ""
+    for name, change in CHANGES.items():
+        try:
+            if same(change(found), value):
+                return f"|{name}"
+        except ValueError:
+            continue
+    return None
+
+
+def gather(
+    source: str,
+    moment: Moment,
+    used: dict[str, int],
+    found: dict[str, Option],
+    limit: int,
+) -> None:
+    """Add the values of one source that are known now."""
+    named = f"s:{source}"
+    if source[0] == "=":
+        value = json.loads(source[1:])
+        text = value if isinstance(value, str) else json.dumps(value)
+        _add(found, Option(value, text, source, -1, None), named)
+        return
+    form, path, change = _read_source(source)
+    taken = 0
+    for age, (at, segment) in enumerate(moment.segments(path, MAX_SEGMENTS)):
+        if form == "[*]":
+            values = [item.value for item in segment[:MAX_OF_SOURCE]]
+            option = Option(values, json.dumps(values), source, at, segment[0])
+            _add(found, option, named)
+            continue
+        unused = 0
+        for item in _shortlist(segment, moment):
+            is_used = item.text in used
+            unused += not is_used
+            value, text = item.value, item.text
+            if change:
+                try:
+                    value = CHANGES[change](value)
+                except ValueError:
+                    continue
+                text = str(value)
+            known = found.get(text)
+            if known is not None:
+                if len(known.places) < MAX_PLACES:
+                    known.places.setdefault((at, item.group), item.token)
+                if known.sources[-1] != source:
+                    known.sources.append(source)
+                    known.features.append(named)
+                continue
+            if taken >= MAX_OF_SOURCE or len(found) >= limit:
+                return
+            taken += 1
+            option = Option([value] if form else value, text, source, at, item)
+            rank = "u" if is_used else str(min(unused, 5))
+            option.features = [
+                named,
+                f"{named}:{min(age, 3)}{rank}",
+                f"a:{min(age, 3)}",
+                f"i:{min(item.rank, 4)}",
+                f"q:{rank}",
+            ]
+            found[text] = option
+
+
+@functools.lru_cache(maxsize=4_096)
+def _read_source(source: str) -> tuple[str, str, str]:
+    """A source's form, its place, and how its values are changed."""
+    form, path = (source[:3], source[3:]) if source[0] == "[" else ("", source)
+    place, _, change = path.rpartition("|")
+    return (form, place, change) if change in CHANGES and place else (form, path, "")
+
+
+def _shortlist(segment: Sequence[Item], moment: Moment) -> Sequence[Item]:
+    """The first of many values, after those that what was said last refers to."""
+    if len(segment) <= MAX_OF_SOURCE:
+        return segment
+    referred = [
+        item
+        for item in segment[:MAX_SHORTLISTED]
+        if (item.kin and _mention(item, moment)) or item.folded in moment.user_texts
+    ]
+    return [*referred[:MAX_OF_SOURCE], *segment[:MAX_OF_SOURCE]]
+
+
+def _add(found: dict[str, Option], option: Option, named: str) -> None:
+    known = found.get(option.text)
+    if known is None:
+        option.features.append(named)
+        found[option.text] = option
+    else:
+        known.sources.append(option.sources[0])
+        known.features.append(named)
+
+
+def describe(option: Option, moment: Moment, used: dict[str, int]) -> None:
+    """Add what is known of an option beside its sources."""
+    features = option.features
+    at = used.get(option.text)
+    if at is not None:
+        option.fresh = False
+        newest = moment.calls[-1].at
+        features.append("u:last" if at == newest else "u:earlier")
+    item = option.item
+    if item is None:
+        return
+    mention = _mention(item, moment)
+    option.mention = mention
+    features.append(f"m:{mention}")
+    features.append("t:new" if option.at > moment.last_user else "t:old")
+    if item.token >= 0:
+        features += (f"l:{item.left}", f"r:{item.right}")
+        kinds = outline(item.text)
+        if kinds:
+            features.append(f"h:{kinds}")
+
+
+def _mention(item: Item, moment: Moment) -> str:
+    """How what was said last mentions a value, or what stands beside it."""
+    text = item.folded
+    user = text in moment.user_texts
+    said = text in moment.said_texts
+    partial = bool(moment.partial) and text in moment.partial_texts
+    now = "U" if moment.asked_now else "O"
+    code = (now if user else "") + ("S" if said else "") + ("P" if partial else "")
+    kin = item.kin
+    if kin:
+        code += "u"[: _overlap(kin, moment.user_words)]
+        code += "s"[: _overlap(kin, moment.said_words)]
+        code += "p"[: _overlap(kin, moment.partial_words)]
+    return code
+
+
+def _overlap(kin: Sequence[frozenset[str]], words: frozenset[str]) -> bool:
+    return bool(words) and any(each <= words for each in kin)
+
+
+def shared_places(chosen: Chosen) -> Places:
+    """Where all of the values stand together; where the last does, if nowhere."""
+    if not chosen:
+        return {}
+    places = chosen[-1].places
+    for option in chosen[-2::-1]:
+        both = places.keys() & option.places.keys()
+        if not both:
+            return chosen[-1].places
+        places = {place: places[place] for place in both}
+    return places
+
+
+def relate(option: Option, texts: set[str], there: Places) -> str:
+    """How a value stands to those of the arguments before it.
+
+    Args:
+        option: The value.
+        texts: The values of the arguments before it.
+        there: Where they stand together.
+    """
+    if option.text in texts:
+        return "x:same"
+    here = option.places
+    if here.keys().isdisjoint(there):
+        return "x:apart"
+    both = here.keys() & there.keys()
+    distances = [
+        here[place] - there[place]
+        for place in both
+        if min(here[place], there[place]) >= 0
+    ]
+    if not distances:
+        return "x:object"
+    return f"x:{max(-4, min(8, min(distances, key=abs)))}"

@@ -1,0 +1,314 @@
+"""A predictor that learns from confirmed answers which calls come next."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from headstart.predictors._predictor import Conversation, Prediction
+
+from ._arguments import ArgumentModel
+from ._choices import ChoiceModel
+from ._contexts import NO_CALL
+from ._familiar import Familiar
+from ._file import (
+    VERSION,
+    check_version,
+    load_patterns,
+    read_counts,
+    read_number,
+    read_reliability,
+    read_weights,
+    save_patterns,
+    write_counts,
+    write_reliability,
+    write_weights,
+)
+from ._history import Histories, History, call_key, read_arguments
+from ._moment import Moment
+from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
+from ._weights import logit
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from headstart._calls import ToolCall
+    from headstart._messages import ModelResponse
+
+    from ._options import Chosen
+
+MAX_PREDICTIONS = 16
+LEAST_PROBABILITY = 0.01
+"""Less probable calls are not proposed."""
+LEAST_READ, LEAST_OTHER = 0.01, 0.1
+"""Tools that are less probable are not looked at: reads, and others."""
+MAX_WRITES = 1
+"""Tools that may change something are never launched early: few are looked at."""
+LEAST = 0.0005
+"""Nor are calls that are, by tool and arguments alone."""
+FIRST_ANSWERS, ONE_IN = 800, 4
+"""After so many answers, candidates are weighed for one answer in so many: that is the
+greater part of the work, and little is left to learn from it."""
+ONE_WRITTEN_IN = 3
+"""Of answers without calls, what is known while they are written is learned of one in so
+many; of those with calls always."""
+_MAX_WAITING = 600
+"""Candidates of one conversation whose outcome is not known yet."""
+
+
+class PatternPredictor:
+    """Learns which tools follow which, and where their arguments come from.
+
+    It begins empty, learns from every confirmed answer, and forgets slowly. Nothing it
+    does waits, and what it costs is bounded by what it may remember.
+    """
+
+    def __init__(self) -> None:
+        self._familiar = Familiar()
+        self._choices = ChoiceModel(self._familiar)
+        self._arguments = ArgumentModel(self._familiar)
+        self._ranking = Ranking()
+        self._histories = Histories()
+        self._waiting: dict[History, list[Candidate]] = {}
+        self.runs = 0
+        self.answers = 0
+
+    async def predict(self, conversation: Conversation, /) -> list[Prediction]:
+        """The calls that are expected now, the most probable first."""
+        return self.propose(conversation)
+
+    def propose(self, conversation: Conversation, /) -> list[Prediction]:
+        """`predict` as a plain function."""
+        moment = self._moment(conversation)
+        candidates = self._candidates(moment)
+        last = moment.symbols[-1].lstrip(":") if moment.symbols else ""
+        predictions: list[Prediction] = []
+        for each in candidates:
+            p = self._ranking.next_reliability.correct(each.own, each.next)
+            later = None
+            if moment.is_read(each.tool):
+                later = self._ranking.later_reliability.correct(each.own, each.later)
+                later = max(p, later)
+            if max(p, later or 0.0) >= LEAST_PROBABILITY:
+                prediction = Prediction(
+                    tool=each.tool,
+                    arguments=each.arguments,
+                    probability=p,
+                    eventually=later,
+                    origin=f"patterns:{last}/{each.origin}",
+                )
+                predictions.append(prediction)
+        predictions.sort(key=lambda found: -found.probability)
+        return predictions[:MAX_PREDICTIONS]
+
+    def probability_of_no_call(self, conversation: Conversation, /) -> float:
+        """The probability that the next answer asks for no call at all."""
+        return self._choices.probabilities(self._moment(conversation))[NO_CALL]
+
+    def _moment(self, conversation: Conversation) -> Moment:
+        messages = conversation.messages
+        history, gone = self._histories.find(messages)
+        for each in gone:
+            self._end(each)
+        return Moment(
+            history,
+            len(messages),
+            partial=conversation.partial,
+            tools=conversation.tools,
+        )
+
+    def learn(self, conversation: Conversation, response: ModelResponse, /) -> None:
+        """Learn from a confirmed answer to this conversation."""
+        messages, tools = conversation.messages, conversation.tools
+        history, gone = self._histories.find(messages, learning=True)
+        for each in gone:
+            self._end(each)
+        if history not in self._waiting:
+            self.runs += 1
+        run = history.topic
+        moment = Moment(history, len(messages), tools=tools)
+        calls = response.tool_calls
+        self.answers += 1
+        moments = [moment]
+        if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
+            moments.append(moment.while_writing(response.text))
+        self._weigh_anew(history, moments, calls)
+        self._settle(history, moment, calls)
+        for each in moments:
+            self._choices.learn(each, (call.name for call in calls), run)
+            for call in calls:
+                self._arguments.learn(call.name, read_arguments(call), each, run)
+        history.learned = len(messages)
+
+    def _weigh_anew(
+        self, history: History, moments: list[Moment], calls: Sequence[ToolCall]
+    ) -> None:
+        """Learn how probable what would have been proposed is."""
+        waiting = self._waiting.setdefault(history, [])
+        if self.answers > FIRST_ANSWERS and self.answers % ONE_IN:
+            return
+        moment = moments[0]
+        if moment.asked_now and moment.length > 1:
+            moments = [*moments, moment.before()]
+        asked = {call_key(call) for call in calls}
+        for each in moments:
+            for candidate in self._candidates(each):
+                self._ranking.learn_next(candidate, came_true=candidate.key in asked)
+                if moment.is_read(candidate.tool):
+                    waiting.append(candidate)
+
+    def _settle(
+        self, history: History, moment: Moment, calls: Iterable[ToolCall]
+    ) -> None:
+        """Learn what came of candidates that were waiting for an answer like this."""
+        waiting = self._waiting[history]
+        for call in calls:
+            key = call_key(call)
+            kept: list[Candidate] = []
+            for each in waiting:
+                if each.key == key:
+                    self._ranking.learn_later(each, came_true=True)
+                else:
+                    kept.append(each)
+            waiting = kept
+            if not moment.is_read(call.name):
+                for each in waiting:
+                    self._ranking.learn_later(each, came_true=False)
+                waiting = []
+        while len(waiting) > _MAX_WAITING:
+            self._ranking.learn_later(waiting.pop(0), came_true=False)
+        self._waiting[history] = waiting
+
+    def settle(self) -> None:
+        """Take all conversations for ended: what is still expected will not come."""
+        for history in self._histories.drain():
+            self._end(history)
+
+    def merge(self, other: PatternPredictor) -> None:
+        """Take in what another predictor learned, from other runs."""
+        self.runs += other.runs
+        self.answers += other.answers
+        self._familiar.merge(other._familiar)
+        self._choices.merge(other._choices)
+        self._arguments.merge(other._arguments)
+        self._ranking.merge(other._ranking)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was learned, as JSON: structure and figures, no values of a single run."""
+        return {
+            "version": VERSION,
+            "runs": self.runs,
+            "answers": self.answers,
+            "familiar": sorted(self._familiar.known),
+            "contexts": write_counts(self._choices.contexts.contexts),
+            "choices": write_weights(self._choices.weights),
+            "signatures": write_counts(self._arguments.signatures),
+            "sources": write_counts(self._arguments.sources),
+            "arguments": write_weights(self._arguments.weights),
+            "next": write_weights(self._ranking.next),
+            "later": write_weights(self._ranking.later),
+            "next_reliability": write_reliability(self._ranking.next_reliability),
+            "later_reliability": write_reliability(self._ranking.later_reliability),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> PatternPredictor:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            UsageError: These are no patterns, or of another version.
+        """
+        tables = check_version(data)
+        patterns = cls()
+        patterns.runs = int(read_number(tables.get("runs", 0), "runs"))
+        patterns.answers = int(read_number(tables.get("answers", 0), "answers"))
+        patterns._familiar.read(tables.get("familiar", []))
+        choices, arguments = patterns._choices, patterns._arguments
+        choices.contexts.read(read_counts(tables, "contexts"))
+        read_weights(tables, "choices", choices.weights)
+        arguments.read(
+            signatures=read_counts(tables, "signatures"),
+            sources=read_counts(tables, "sources"),
+        )
+        read_weights(tables, "arguments", arguments.weights)
+        ranking = patterns._ranking
+        read_weights(tables, "next", ranking.next)
+        read_weights(tables, "later", ranking.later)
+        read_reliability(tables, "next_reliability", ranking.next_reliability)
+        read_reliability(tables, "later_reliability", ranking.later_reliability)
+        return patterns
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was learned to a JSON file.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
+        save_patterns(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PatternPredictor:
+        """Read a file that `save` wrote.
+
+        Raises:
+            UsageError: It cannot be read, or holds no patterns.
+        """
+        return cls.from_dict(load_patterns(path))
+
+    def _end(self, history: History) -> None:
+        for each in self._waiting.pop(history, ()):
+            self._ranking.learn_later(each, came_true=False)
+
+    def _candidates(self, moment: Moment) -> list[Candidate]:
+        """What may be asked for, weighed, the best by tool and arguments alone."""
+        found: list[tuple[float, float, str, float, Chosen, list[str]]] = []
+        fresh: dict[str, int] = {}
+        writes = 0
+        probable = self._choices.probabilities(moment).items()
+        for tool, tool_p in sorted(probable, key=lambda pair: -pair[1]):
+            floor = LEAST_READ if moment.is_read(tool) else LEAST_OTHER
+            if tool == NO_CALL or tool_p < floor:
+                continue
+            if not moment.is_read(tool):
+                writes += 1
+                if writes > MAX_WRITES:
+                    continue
+            known = moment.tools.get(tool)
+            guarded = known is not None and known.egress
+            base = logit(tool_p)
+            for chosen, names, log_p in self._arguments.assignments(
+                tool, moment, math.log(LEAST / tool_p)
+            ):
+                if guarded and any(not _is_own(o.sources[0]) for o in chosen):
+                    continue
+                found.append((base + log_p, tool_p, tool, log_p, chosen, names))
+                fresh[tool] = fresh.get(tool, 0) + any(o.fresh for o in chosen)
+        found.sort(key=lambda each: -each[0])
+        candidates: list[Candidate] = []
+        seen: set[tuple[str, str]] = set()
+        ranks: dict[str, int] = {}
+        for _, tool_p, tool, log_p, chosen, names in found[:MAX_CANDIDATES]:
+            candidate = Candidate(tool, chosen, names, moment.mode)
+            if candidate.key in seen:
+                continue
+            seen.add(candidate.key)
+            rank = ranks.get(tool, 0)
+            describe(
+                candidate,
+                chosen,
+                moment,
+                tool_p=tool_p,
+                arguments_log_p=log_p,
+                rank=rank,
+                fresh=fresh[tool],
+            )
+            ranks[tool] = rank + (candidate.key not in moment.made)
+            candidates.append(candidate)
+        self._ranking.weigh(candidates)
+        return candidates
+
+
+def _is_own(source: str) -> bool:
+    """Whether nobody else can plant the values of a source: the model's own arguments."""
+    return source[0] == "=" or ("<" in source and ">" not in source)

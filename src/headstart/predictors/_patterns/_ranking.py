@@ -1,0 +1,180 @@
+"""How probable each candidate call is, next and before something is written."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ._reliability import Reliability
+from ._weights import LEAST_GRADIENT, Weights, logistic, logit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._history import CallKey
+    from ._moment import Moment
+    from ._options import Chosen
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+MAX_CANDIDATES = 16
+"""Candidates of one moment that are weighed."""
+
+_COMPETING = 0.4
+"""How much the competition of values counts for later answers: if one value is asked for
+now, the others may be in time."""
+
+
+class Candidate:
+    """A call that may be asked for.
+
+    Attributes:
+        tool: The tool's name.
+        own: Where the weights of its tool are.
+        shared: Where those of all tools are.
+        arguments: The arguments.
+        key: What equal calls have in common.
+        features: What is known about it.
+        base: Its log-odds by the choice of the tool and of the arguments alone.
+        later_base: The same for later answers, where values compete less.
+        origin: Where its arguments come from.
+        next: The probability that it is in the next answer, uncorrected.
+        later: The probability that it is in that or a later one, uncorrected.
+    """
+
+    __slots__ = (
+        "arguments",
+        "base",
+        "features",
+        "key",
+        "later",
+        "later_base",
+        "next",
+        "origin",
+        "own",
+        "shared",
+        "tool",
+    )
+
+    def __init__(
+        self, tool: str, chosen: Chosen, names: Sequence[str], mode: str
+    ) -> None:
+        self.tool = tool
+        self.own = f"{tool}{mode}"
+        self.shared = f"*{mode}"
+        self.arguments: dict[str, Any] = {
+            name: option.value for name, option in zip(names, chosen, strict=True)
+        }
+        self.key: CallKey = (tool, _CANONICAL.encode(self.arguments))
+        self.features: list[str] = []
+        self.base = 0.0
+        self.later_base = 0.0
+        self.next = 0.0
+        self.later = 0.0
+        sources = [option.sources[0] for option in chosen]
+        shown = ["=" if source[0] == "=" else source for source in sources]
+        self.origin = ",".join(shown)[:100]
+
+
+class Ranking:
+    """Learns how probable candidates are, from all that is known about them.
+
+    Both probabilities are logistic regressions that start from what the tool's and the
+    arguments' own models say, and learn by what that is off.
+    """
+
+    def __init__(self) -> None:
+        self.next = Weights(rate=0.08)
+        self.later = Weights(rate=0.12)
+        self.next_reliability = Reliability()
+        self.later_reliability = Reliability()
+
+    def weigh(self, candidates: Sequence[Candidate]) -> None:
+        """Set the probabilities of candidates."""
+        for each in candidates:
+            z = each.base + self.next.scope(each.own).total(each.features)
+            each.next = logistic(z + self.next.scope(each.shared).total(each.features))
+            each.later = self._later(each)
+
+    def _later(self, candidate: Candidate) -> float:
+        features = candidate.features
+        z = candidate.later_base + self.later.scope(candidate.own).total(features)
+        return logistic(z + self.later.scope(candidate.shared).total(features))
+
+    def learn_next(self, candidate: Candidate, *, came_true: bool) -> None:
+        """Learn whether a candidate was in the next answer."""
+        self.next_reliability.learn(candidate.own, candidate.next, came_true=came_true)
+        _learn(self.next, candidate, candidate.next - came_true)
+
+    def learn_later(self, candidate: Candidate, *, came_true: bool) -> None:
+        """Learn whether a candidate was asked for before something was written."""
+        self.later_reliability.learn(
+            candidate.own, candidate.later, came_true=came_true
+        )
+        # Much may have been learned since the candidate was weighed.
+        now = self._later(candidate)
+        _learn(self.later, candidate, now - came_true)
+
+    def merge(self, other: Ranking) -> None:
+        """Take in what others learned."""
+        self.next.merge(other.next)
+        self.later.merge(other.later)
+        self.next_reliability.merge(other.next_reliability)
+        self.later_reliability.merge(other.later_reliability)
+
+
+def _learn(weights: Weights, candidate: Candidate, gradient: float) -> None:
+    if abs(gradient) > LEAST_GRADIENT:
+        weights.step(candidate.own, candidate.features, gradient)
+        weights.step(candidate.shared, candidate.features, gradient)
+
+
+def describe(
+    candidate: Candidate,
+    chosen: Chosen,
+    moment: Moment,
+    *,
+    tool_p: float,
+    arguments_log_p: float,
+    rank: int,
+    fresh: int,
+) -> None:
+    """Note what is known about a candidate.
+
+    Args:
+        candidate: The candidate.
+        chosen: Its arguments.
+        moment: When it may be asked for.
+        tool_p: The probability that its tool is.
+        arguments_log_p: The logarithm of the probability that, if so, with these
+            arguments.
+        rank: Its place among the candidates of the tool.
+        fresh: How many of these the model has not asked for yet.
+    """
+    made = moment.made.get(candidate.key)
+    if made is None:
+        past = "never"
+    else:
+        past = "stale" if made.at <= moment.last_write else "known"
+        past += "!" if made.failed else ""
+        past += "+" if made.at == moment.calls[-1].at else ""
+    newest, widest = moment.widths
+    mention = "".join(option.mention for option in chosen)
+    last = moment.symbols[-1] if moment.symbols else ""
+    source = candidate.origin
+    candidate.base = logit(tool_p) + arguments_log_p
+    candidate.later_base = logit(tool_p) + _COMPETING * arguments_log_p
+    candidate.features = [
+        "bias",
+        f"made:{past}",
+        f"rank:{min(rank, 5)}{widest}{newest}",
+        f"rank:{min(rank, 5)}/{min(fresh, 6)}",
+        f"stage:{moment.stage}",
+        f"last:{last}",
+        f"mention:{mention}",
+        f"source:{source}",
+        f"source:{source}/{last}",
+        f"a:{int(max(arguments_log_p, -6) * 2)}",
+        f"t:{int(logit(tool_p))}",
+        f"n:{min(moment.user_turns, 4)}",
+        f"k:{moment.calls_since_user}/{past}",
+    ]

@@ -1,0 +1,74 @@
+"""How often stated probabilities came true: what final probabilities are bound by."""
+
+from __future__ import annotations
+
+from ._weights import logistic, logit
+
+BINS = 12
+MAX_SEEN = 400.0
+"""Outcomes that are remembered of each bin: more, and the older count half."""
+_PRIOR = 12.0
+"""How many outcomes that are as stated each bin begins with."""
+_SURE = 0.985
+
+Bins = list[list[float]]
+"""By stated probability: how often, the sum of what was stated, how often it came true."""
+
+
+class Reliability:
+    """Corrects stated probabilities by what came of them, for each tool."""
+
+    def __init__(self) -> None:
+        self.bins: dict[str, Bins] = {}
+
+    def correct(self, tool: str, stated: float) -> float:
+        """The probability to state, which keeps the order of what is stated nearly.
+
+        It is never above what was seen to hold: without any outcome it is at most one
+        half, and never much above the share of such outcomes that came true.
+        """
+        bins = self.bins.get(tool)
+        if bins is None:
+            return min(stated, 0.5)
+        place = min(max(stated * BINS - 0.5, 0.0), BINS - 1.0)
+        lower = int(place)
+        upper = min(lower + 1, BINS - 1)
+        share = place - lower
+        shift = _shift(bins[lower]) * (1 - share) + _shift(bins[upper]) * share
+        seen = sum([entry[0] for entry in bins[lower:]])
+        true = sum([entry[2] for entry in bins[lower:]])
+        held = (true + 1) / (seen + 2)
+        return min(
+            logistic(logit(stated) + shift),
+            held if lower == BINS - 1 else max(held, (lower + 1.5) / BINS),
+            (seen + 1) / (seen + 2),
+            _SURE,
+        )
+
+    def learn(self, tool: str, stated: float, *, came_true: bool) -> None:
+        """Note what came of a stated probability."""
+        bins = self.bins.get(tool)
+        if bins is None:
+            bins = self.bins[tool] = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+        entry = bins[min(int(stated * BINS), BINS - 1)]
+        entry[0] += 1
+        entry[1] += stated
+        entry[2] += came_true
+        if entry[0] > MAX_SEEN:
+            entry[:] = [count / 2 for count in entry]
+
+    def merge(self, other: Reliability) -> None:
+        """Add what others saw."""
+        for name, theirs in other.bins.items():
+            ours = self.bins.setdefault(name, [[0.0, 0.0, 0.0] for _ in range(BINS)])
+            for mine, entry in zip(ours, theirs, strict=True):
+                mine[:] = [a + b for a, b in zip(mine, entry, strict=True)]
+
+
+def _shift(entry: list[float]) -> float:
+    """How far the log-odds of what was stated were off, in one bin."""
+    seen, stated, true = entry
+    if not seen:
+        return 0.0
+    mean = stated / seen
+    return logit((true + _PRIOR * mean) / (seen + _PRIOR)) - logit(mean)

@@ -1,0 +1,233 @@
+"""Pieces of a text that could be arguments: tokens by shape, phrases, quotations."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+READ_CHARACTERS = 6_000
+"""Of a longer text the first two thirds of this and the last third are read."""
+MAX_TOKENS = 700
+MAX_VALUE_CHARACTERS = 200
+_STEM = 5
+"""Words are compared by so many first letters, which makes most inflections equal."""
+
+# Chinese, Japanese and Korean text has no spaces, and borders on numbers and names.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f"
+_UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
+_GLUED = re.compile(r"[?!](?=[^\W\d_a-z][a-z])")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_QUOTED = re.compile(
+    r"\"([^\"\n]{2,80})\"|(?<!\w)'([^'\n]{2,80})'(?!\w)"
+    r"|\u201c([^\u201d\n]{2,80})\u201d|`([^`\n]{2,80})`"
+)
+_SENTENCE_END = frozenset(".!?:\u2026\u3002\uff01\uff1f\n")
+_ENDING = _SENTENCE_END | frozenset(",;)]}\uff0c\u3001")
+# Quotation marks, brackets, and what ends sentences and their parts in any script.
+_AROUND = (
+    "([{<\"'\u201c\u201d\u2018\u2019\u00ab\u00bb*`~|)]}>"
+    ".,;:!?\u2026\u3002\uff0c\u3001\uff01\uff1f\u060c\u061f\u0964"
+)
+_CONNECTING = frozenset(("of", "the", "and", "de", "du", "la", "in", "for", "&", "von"))
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.\w+$")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
+_PART = re.compile(r"[^\W_]+|[\W_]+")
+
+
+class Span(NamedTuple):
+    """A piece of a text.
+
+    Attributes:
+        text: The piece.
+        kind: Its shape, `quoted`, `phrase` or `place`; what spans are looked up by.
+        token: The number of its first token; -1 where it has none.
+        left: The word before it in lower case, or the shape of what is no word.
+        right: The word behind it.
+    """
+
+    text: str
+    kind: str
+    token: int
+    left: str
+    right: str
+
+
+def shorten(text: str) -> str:
+    """The part of a text that is read at all."""
+    if len(text) <= READ_CHARACTERS:
+        return text
+    third = READ_CHARACTERS // 3
+    return f"{text[: 2 * third]}\n{text[-third:]}"
+
+
+def stems(text: str) -> frozenset[str]:
+    """The words of a text, cut to their first letters."""
+    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
+
+
+@functools.lru_cache(maxsize=8_192)
+def shape(token: str) -> str:
+    """What tokens of one kind have in common: `#W1234567` has the shape `#A9`.
+
+    Each part between punctuation is `a`, `A`, `Aa` or `9{5}` where it is of one kind,
+    and `a9`, `A9` or `x9` where letters and digits mix, in whatever order.
+    """
+    if token.isalpha():
+        return _letters(token)
+    if token.isdecimal():
+        return f"9{{{min(len(token), 12)}}}"
+    if "@" in token and _EMAIL.match(token):
+        return "email"
+    if "/" in token:
+        return "url" if _URL.match(token) else "path"
+    parts = _PART.findall(token)
+    generalised = "".join(map(_part, parts[:9]))
+    return generalised if len(parts) <= 9 else f"{generalised}…"
+
+
+def _letters(token: str) -> str:
+    if token.islower():
+        return "a"
+    if token.isupper() and len(token) > 1:
+        return "A"
+    return "Aa" if token[0].isupper() else "w"
+
+
+def _part(part: str) -> str:
+    if part.isalpha():
+        return _letters(part)
+    if part.isdecimal():
+        return "9"
+    if part.isalnum():
+        return "A9" if part.isupper() else "a9" if part.islower() else "x9"
+    return part[:2]
+
+
+@functools.lru_cache(maxsize=8_192)
+def outline(token: str) -> str:
+    """The kinds of a token's characters, one by one; empty where it has no digit."""
+    if not any(each.isdecimal() for each in token):
+        return ""
+    kinds = (
+        "9"
+        if each.isdecimal()
+        else "A"
+        if each.isupper()
+        else "a"
+        if each.isalpha()
+        else each
+        for each in token[:12]
+    )
+    return "".join(kinds)
+
+
+def spans(text: str) -> list[Span]:
+    """The pieces of a text that stand out, in their order.
+
+    Plain lower-case words do not: a text has too many of them.
+    """
+    text = shorten(text)
+    found: list[Span] = []
+    tokens = _tokens(text)
+    run: list[int] = []
+    for i, raw in enumerate(tokens):
+        token = raw.strip(_AROUND)
+        if not token or (token.islower() and token.isalpha()):
+            if run and token not in _CONNECTING:
+                _end_phrase(run, tokens, found)
+            elif run:
+                run.append(i)
+            continue
+        if len(token) > MAX_VALUE_CHARACTERS:
+            continue
+        token = _without_possessive(token)
+        kind = shape(token)
+        left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
+        found.append(Span(token, kind, i, left, right))
+        if kind in ("Aa", "A") or (run and token[0].isupper()):
+            run.append(i)
+            if raw[-1] in _ENDING:
+                _note_place(run, tokens, found)
+                _end_phrase(run, tokens, found)
+        elif run:
+            _end_phrase(run, tokens, found)
+    if run:
+        _end_phrase(run, tokens, found)
+    if any(quote in text for quote in "\"'\u201c`"):
+        found.extend(
+            Span(next(filter(None, match.groups())), "quoted", -1, "", "")
+            for match in _QUOTED.finditer(text)
+        )
+    return found
+
+
+def _tokens(text: str) -> list[str]:
+    if not text.isascii():
+        text = _UNSPACED_RUN.sub(r" \g<0> ", text)
+    if "?" in text or "!" in text:
+        text = _GLUED.sub(r"\g<0> ", text)
+    return text.split()[:MAX_TOKENS]
+
+
+def _without_possessive(token: str) -> str:
+    return token[:-2] if token.endswith(("'s", "\u2019s")) else token
+
+
+def _neighbour(tokens: list[str], i: int) -> str:
+    """The word at `i` in lower case, a shape, or `^` and `$` at the ends of sentences."""
+    if i < 0:
+        return "^"
+    if i >= len(tokens):
+        return "$"
+    raw = tokens[i]
+    if raw[-1] in _SENTENCE_END:
+        return "^"
+    token = raw.strip(_AROUND)
+    return token.casefold()[:12] if token.isalpha() else shape(token[:64])
+
+
+def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:
+    """Note a run of capitalised words as a phrase, and begin anew."""
+    while run and tokens[run[-1]] in _CONNECTING:
+        run.pop()
+    if len(run) > 1:
+        parts = [run[:]]
+        if run[0] == 0 or tokens[run[0] - 1][-1] in _SENTENCE_END:
+            parts.append(run[1:])  # a sentence's first word is capitalised anyway
+        pieces = _without_connecting(run, tokens)
+        if len(pieces) > 1:
+            parts += pieces
+        for part in parts:
+            if len(part) > 1 and tokens[part[0]] not in _CONNECTING:
+                text = " ".join([tokens[i] for i in part]).strip(_AROUND)
+                left = _neighbour(tokens, part[0] - 1)
+                right = _neighbour(tokens, part[-1] + 1)
+                text = _without_possessive(text[:MAX_VALUE_CHARACTERS])
+                found.append(Span(text, "phrase", part[0], left, right))
+    run.clear()
+
+
+def _note_place(run: list[int], tokens: list[str], found: list[Span]) -> None:
+    """Note a name that goes on behind a comma, such as a town and its country."""
+    i = run[-1] + 1
+    if tokens[run[-1]][-1] != "," or i == len(tokens) or not tokens[i][0].isupper():
+        return
+    end = i + 1
+    while end < min(len(tokens), i + 3) and tokens[end - 1][-1] not in _ENDING:
+        if not tokens[end][0].isupper():
+            break
+        end += 1
+    text = " ".join(tokens[run[0] : end]).strip(_AROUND)[:MAX_VALUE_CHARACTERS]
+    left, right = _neighbour(tokens, run[0] - 1), _neighbour(tokens, end)
+    found.append(Span(_without_possessive(text), "place", run[0], left, right))
+
+
+def _without_connecting(run: list[int], tokens: list[str]) -> list[list[int]]:
+    pieces: list[list[int]] = [[]]
+    for i in run:
+        if tokens[i] in _CONNECTING:
+            pieces.append([])
+        else:
+            pieces[-1].append(i)
+    return [piece for piece in pieces if piece]

@@ -1,0 +1,206 @@
+"""The values that a message holds, and where in it they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ._spans import MAX_VALUE_CHARACTERS, Span, spans, stems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARSED_CHARACTERS = 200_000
+"""A longer result has no fields, only text."""
+MAX_VALUES = 1_024
+"""Values that are taken from one result."""
+_MAX_DEPTH = 12
+_MAX_KEYS = 24
+"""An object with more keys is a map, whose keys are values."""
+_TEXT_CHARACTERS = 40
+"""A longer string that has spaces is a text as well as a value."""
+_DIGIT_GROUP = re.compile(r"(?:.*\d){3}")
+_NAME = re.compile(r"[A-Za-z_][\w-]{0,40}$")
+_FAILURE = re.compile(
+    r"\W*(?:\w+ ){0,2}(?:\w*error|\w*exception|traceback|failed|failure|invalid|"
+    r"could not|unable|not found|no such)\b",
+    re.IGNORECASE,
+)
+
+Kin = tuple[frozenset[str], ...]
+"""The words of the strings that stand beside a value."""
+NO_KIN: Kin = ()
+
+
+class Item(NamedTuple):
+    """A value in a message.
+
+    Attributes:
+        text: The value as text.
+        folded: The same without the case of letters.
+        value: The value as JSON.
+        source: Where values like this come from: the tool and the path in its results,
+            the tool and its argument, or who said it and its shape. Positions in lists
+            and keys that are values are left out.
+        rank: Its number among the message's values of this source.
+        group: The number of the object or text that it stands in, in its message.
+        token: The number of its token, in a text; else -1.
+        left: The word before it, in a text.
+        right: The word behind it.
+        kin: What stands beside it in its object.
+    """
+
+    text: str
+    folded: str
+    value: Any
+    source: str
+    rank: int
+    group: int
+    token: int
+    left: str
+    right: str
+    kin: Kin
+
+
+class Reading:
+    """Collects the items of one message."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self._ranks: dict[str, int] = {}
+        self._groups = 0
+
+    def add_text(self, source: str, text: str) -> None:
+        """Take the pieces of a text that stand out."""
+        group = self.new_group()
+        for span in spans(text):
+            self._add_span(f"{source}~{span.kind}", span, group)
+
+    def _add_span(self, source: str, span: Span, group: int) -> None:
+        rank = self._rank(source)
+        if rank < MAX_VALUES:
+            self.items.append(
+                Item(
+                    span.text,
+                    span.text.casefold(),
+                    span.text,
+                    source,
+                    rank,
+                    group,
+                    span.token,
+                    span.left,
+                    span.right,
+                    NO_KIN,
+                )
+            )
+
+    def add_result(self, tool: str, content: str) -> None:
+        """Take the values of a result: fields where it is JSON, else pieces of text."""
+        parsed = parse(content)
+        if parsed is None:
+            text = content.strip()
+            if 0 < len(text) <= MAX_VALUE_CHARACTERS and "\n" not in text:
+                self.add_value(f"{tool}>", text, self.new_group(), NO_KIN)
+            if " " in text or "\n" in text:
+                self.add_text(f"{tool}>", content)
+        else:
+            self.add_json(f"{tool}>", parsed)
+
+    def add_json(
+        self,
+        source: str,
+        value: Any,
+        *,
+        kin: Kin = NO_KIN,
+        group: int = 0,
+        depth: int = 0,
+    ) -> None:
+        """Take the values of a JSON value."""
+        if len(self.items) >= MAX_VALUES or depth > _MAX_DEPTH:
+            return
+        if isinstance(value, dict):
+            self._add_object(source, cast("dict[str, Any]", value), depth)
+        elif isinstance(value, list):
+            for each in cast("list[Any]", value):
+                self.add_json(
+                    f"{source}[]", each, kin=kin, group=group, depth=depth + 1
+                )
+        elif isinstance(value, str):
+            if value and len(value) <= MAX_VALUE_CHARACTERS:
+                self.add_value(source, value, group, kin)
+            if len(value) > _TEXT_CHARACTERS and " " in value:
+                self.add_text(source, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            self.add_value(source, value, group, kin)
+
+    def _add_object(self, source: str, fields: dict[str, Any], depth: int) -> None:
+        group = self.new_group()
+        mapping = is_mapping(fields)
+        kin = tuple(_kin(fields)) if not mapping else NO_KIN
+        for key, value in fields.items():
+            if len(self.items) >= MAX_VALUES:
+                return
+            if not mapping:
+                path = f"{source}.{key}"
+                self.add_json(path, value, kin=kin, group=group, depth=depth + 1)
+                continue
+            words = stems(key)
+            named = (words,) if words else NO_KIN
+            self.add_value(f"{source}{{key}}", key, group, NO_KIN)
+            self.add_json(
+                f"{source}{{}}", value, kin=named, group=group, depth=depth + 1
+            )
+
+    def add_value(self, source: str, value: Any, group: int, kin: Kin) -> None:
+        """Take one value as it is."""
+        text = value if isinstance(value, str) else json.dumps(value)
+        if len(text) <= MAX_VALUE_CHARACTERS:
+            rank = self._rank(source)
+            folded = text.casefold()
+            item = Item(text, folded, value, source, rank, group, -1, "", "", kin)
+            self.items.append(item)
+
+    def new_group(self) -> int:
+        """Begin another object or text."""
+        self._groups += 1
+        return self._groups
+
+    def _rank(self, source: str) -> int:
+        rank = self._ranks.get(source, 0)
+        self._ranks[source] = rank + 1
+        return rank
+
+
+def parse(content: str) -> Any:
+    """A result's JSON object or list, or `None` where it is none."""
+    start = content[:64].lstrip()[:1]
+    if start not in ("{", "[") or len(content) > PARSED_CHARACTERS:
+        return None
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return parsed
+
+
+def is_failure(content: str) -> bool:
+    """Whether a result looks like an error message."""
+    head = content[:200]
+    return bool(_FAILURE.match(head[:60])) or '"error"' in head[:20]
+
+
+def is_mapping(fields: dict[str, Any]) -> bool:
+    """Whether an object's keys are values rather than names of fields."""
+    if len(fields) > _MAX_KEYS:
+        return True
+    odd = sum(1 for key in fields if not _NAME.match(key) or _DIGIT_GROUP.match(key))
+    return 2 * odd > len(fields)
+
+
+def _kin(fields: dict[str, Any]) -> Iterator[frozenset[str]]:
+    for value in fields.values():
+        if isinstance(value, str) and len(value) <= _TEXT_CHARACTERS * 2:
+            words = stems(value)
+            if words:
+                yield words

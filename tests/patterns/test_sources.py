@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+
+from headstart import Effect, Tool, tool
+from headstart.predictors import PatternPredictor
+
+from .scene import Customer, Run, expected, now, support_run, taught, teach
+
+NEW = 1_000
+
+
+def test_a_field_of_an_earlier_result_becomes_an_argument():
+    who = Customer(NEW)
+    first = expected(taught(), support_run(NEW, until="found"))[0]
+    assert first == ("get_customer", {"customer": who.id})
+
+
+def test_several_arguments_come_from_one_phrase_of_the_user():
+    who = Customer(NEW)
+    first = expected(taught(), support_run(NEW, until="asked"))[0]
+    assert first == ("find_customer", {"name": who.name, "town": who.town})
+
+
+def test_the_words_around_a_value_tell_it_from_another_of_its_shape():
+    patterns = PatternPredictor()
+    for number in range(14):
+        who, other = Customer(number), Customer(number + 500)
+        run = Run().user(f"Not {other.parcels[0]}: please track {who.parcels[0]} now")
+        if number % 2:
+            run = Run().user(
+                f"Please track {who.parcels[0]} and not {other.parcels[0]}"
+            )
+        teach(patterns, run.asks(("get_parcel", {"parcel": who.parcels[0]})))
+    asked = Run().user("Not P-111111: please track P-222222 now")
+    assert expected(patterns, asked)[0] == ("get_parcel", {"parcel": "P-222222"})
+    asked = Run().user("Please track P-333333 and not P-444444")
+    assert expected(patterns, asked)[0] == ("get_parcel", {"parcel": "P-333333"})
+
+
+def test_the_text_of_the_model_is_a_source():
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = Customer(number).parcels[0]
+        run = Run().user("Where is it?").says(f"I see {parcel} here, is it that one?")
+        teach(patterns, run.user("yes").asks(("get_parcel", {"parcel": parcel})))
+    asked = Run().user("Where is it?").says("I see P-818181 here, is it that one?")
+    first = expected(patterns, asked.user("yes"))[0]
+    assert first == ("get_parcel", {"parcel": "P-818181"})
+
+
+def test_an_argument_of_an_earlier_call_is_a_source():
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = ("get_parcel", {"parcel": f"ref {number * 7919 % 1000} x"})
+        run = Run().user("Refresh it").asks(parcel).gets("busy")
+        teach(patterns, run.asks(parcel).gets("ready").says("It is ready."))
+    run = Run().user("Refresh it").asks(("get_parcel", {"parcel": "ref 5 x"}))
+    assert expected(patterns, run.gets("busy"))[0] == (
+        "get_parcel",
+        {"parcel": "ref 5 x"},
+    )
+
+
+def test_a_constant_is_learned_from_several_runs():
+    patterns = PatternPredictor()
+    for number in range(12):
+        run = Run().user(f"Which depots are there near number {number}?")
+        teach(patterns, run.asks(("list_depots", {"country": "se", "kind": "big"})))
+    first = expected(patterns, Run().user("Which depots are there near me?"))[0]
+    assert first == ("list_depots", {"country": "se", "kind": "big"})
+
+
+def test_keys_that_are_values_are_generalised():
+    patterns = PatternPredictor()
+    for number in range(12):
+        who = Customer(number)
+        record = {"parcels": {parcel: {"state": "sent"} for parcel in who.parcels[:1]}}
+        run = Run().user("Where is it?").asks(("get_customer", {"customer": who.id}))
+        run.gets(record).asks(("get_parcel", {"parcel": who.parcels[0]}))
+        teach(patterns, run)
+    run = Run().user("Where is it?").asks(("get_customer", {"customer": "c"}))
+    run.gets({"parcels": {"P-777777": {"state": "sent"}}})
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": "P-777777"})
+
+
+def test_what_stands_beside_a_value_tells_which_one_is_meant():
+    patterns = PatternPredictor()
+    things = ("lamp", "chair", "clock", "piano", "mirror")
+    for number in range(20):
+        who = Customer(number, parcels=5)
+        items = [
+            {"parcel": parcel, "holds": thing}
+            for parcel, thing in zip(who.parcels, things, strict=True)
+        ]
+        run = Run().user(f"Where is my {things[number % 5]}?")
+        run.asks(("get_customer", {"customer": "me"})).gets({"items": items})
+        teach(patterns, run.asks(("get_parcel", {"parcel": who.parcels[number % 5]})))
+    items = [
+        {"parcel": f"P-00000{place}", "holds": thing}
+        for place, thing in enumerate(things)
+    ]
+    run = Run().user("Where is my clock?").asks(("get_customer", {"customer": "me"}))
+    first = expected(patterns, run.gets({"items": items}))[0]
+    assert first == ("get_parcel", {"parcel": "P-000002"})
+
+
+def test_values_keep_their_type_and_change_it_where_that_was_learned():
+    @tool(effect=Effect.READ)
+    def get_line(line: int) -> str:
+        return str(line)
+
+    tools: dict[str, Tool] = {"get_line": get_line}
+    patterns = PatternPredictor()
+    for number in range(12):
+        run = Run().user(f"Show me line {number + 200} of it")
+        teach(patterns, run.asks(("get_line", {"line": number + 200})), tools=tools)
+    asked = Run().user("Show me line 731 of it")
+    assert expected(patterns, asked, tools=tools)[0] == ("get_line", {"line": 731})
+
+
+def test_a_list_of_all_values_is_a_source():
+    @tool(effect=Effect.READ)
+    def get_parcels(parcels: list[str]) -> str:
+        return str(parcels)
+
+    @tool(effect=Effect.READ)
+    def get_customer(customer: str) -> str:
+        return customer
+
+    tools: dict[str, Tool] = {
+        "get_parcels": get_parcels,
+        "get_customer": get_customer,
+    }
+    patterns = PatternPredictor()
+    for number in range(12):
+        who = Customer(number)
+        run = Run().user("Where are they?")
+        run.asks(("get_customer", {"customer": "me"})).gets(who.record)
+        run.asks(("get_parcels", {"parcels": who.parcels}))
+        teach(patterns, run, tools=tools)
+    run = Run().user("Where are they?").asks(("get_customer", {"customer": "me"}))
+    run.gets({"parcels": ["P-1", "P-2"]})
+    first = expected(patterns, run, tools=tools)[0]
+    assert first == ("get_parcels", {"parcels": ["P-1", "P-2"]})
+
+
+@pytest.mark.parametrize(
+    "text", ["我的包裹是 {} 请查询", "где посылка {} сейчас", "أين {}"]
+)
+def test_values_are_found_in_text_of_any_script(text: str):
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = Customer(number).parcels[0]
+        run = Run().user(text.format(parcel))
+        teach(patterns, run.asks(("get_parcel", {"parcel": parcel})))
+    first = expected(patterns, Run().user(text.format("P-515151")))[0]
+    assert first == ("get_parcel", {"parcel": "P-515151"})
+
+
+def test_the_origin_names_sources_and_no_values():
+    patterns = taught()
+    for until in ("asked", "found", "customer", "first"):
+        who = Customer(NEW)
+        for each in patterns.propose(now(support_run(NEW, until=until))):
+            assert each.origin.startswith("patterns:")
+            for value in (who.id, who.name, who.town, *who.parcels):
+                assert value not in each.origin
