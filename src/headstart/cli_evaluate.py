@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from .evaluate import (
     evaluate_files,
     prepare_pictures,
 )
-from .predictors import PatternPredictor
+from .predictors import LearnedResults, PatternPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,11 @@ if TYPE_CHECKING:
     help="For the gain: from which probability of the next answer on the request after "
     "it is sent beside it. Above 1 never.",
 )
+@click.option(
+    "--results/--no-results",
+    default=True,
+    help="For the gain: whether results are learned as well, to run turns ahead.",
+)
 @click.option("--gain/--no-gain", default=True, help="Replay the runs, or do not.")
 @click.option(
     "--frozen",
@@ -107,6 +113,7 @@ def evaluate(
     tool_latencies: tuple[Latency, ...],
     model_latency: Latency,
     beside: float,
+    results: bool,
     gain: bool,
     frozen: bool,
     seed: int,
@@ -135,7 +142,7 @@ def evaluate(
 
             report = evaluate_files(
                 files,
-                PatternPredictor,
+                partial(_make_predictor, results=results and gain),
                 tools=tools,
                 folds=folds,
                 group_by=group_by,
@@ -163,6 +170,10 @@ def evaluate(
         click.echo(json.dumps(figures, indent=2))
     else:
         print_figures(figures, Console())
+
+
+def _make_predictor(*, results: bool) -> PatternPredictor:
+    return PatternPredictor(results=LearnedResults() if results else None)
 
 
 _SHARES = {

@@ -14,7 +14,7 @@ from rich.console import Console
 from ._errors import HeadstartError
 from .cli_replay import FILE, show_progress
 from .evaluate import learn_files
-from .predictors import PatternPredictor
+from .predictors import LearnedResults, PatternPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     help="Patterns of before, which go on learning, if the file exists. It may be the "
     "output's own.",
 )
+@click.option(
+    "--results",
+    is_flag=True,
+    help="Learn what calls give as well, so that turns are run ahead of them.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def learn(
@@ -47,6 +52,7 @@ def learn(
     output: Path,
     tools: Path | None,
     earlier: Path | None,
+    results: bool,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -63,6 +69,8 @@ def learn(
     merged = earlier if earlier is not None and earlier.exists() else None
     try:
         patterns = PatternPredictor.load(merged) if merged else PatternPredictor()
+        if results and patterns.results is None:
+            patterns.results = LearnedResults()
         with show_progress(Console(stderr=True)) as progress:
             task = progress.add_task("learning", total=None)
             report = learn_files(

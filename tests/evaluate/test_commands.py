@@ -339,3 +339,74 @@ def test_patterns_that_are_none_end_the_replay(files):
     ended = invoke("replay", runs, "--patterns", tools)
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def close(number):
+    """Read an order, and close it: what that gives follows from what was read."""
+    order = {"id": f"A-{number}", "owner": f"u{number * 3}", "state": "open"}
+    return [
+        say("user", f"Please close order A-{number}."),
+        *answered(ask_for(("get", f"A-{number}")), json.dumps(order)),
+        *answered(
+            ask_for(("put", f"A-{number}")), json.dumps(order | {"state": "closed"})
+        ),
+        say("assistant", "It is closed."),
+    ]
+
+
+@pytest.fixture
+def closed(tmp_path):
+    return (
+        write_runs(tmp_path / "closed.jsonl", *map(close, range(101, 131))),
+        write_tools(tmp_path / "tools.json"),
+    )
+
+
+def test_results_are_learned_if_they_are_asked_for_and_kept_in_the_same_file(
+    closed, tmp_path
+):
+    runs, tools = closed
+    plain, both = tmp_path / "plain.json", tmp_path / "both.json"
+    assert invoke("learn", runs, "--tools", tools, "-o", plain).exit_code == 0
+    assert (
+        invoke("learn", runs, "--tools", tools, "-o", both, "--results").exit_code == 0
+    )
+    assert PatternPredictor.load(plain).results is None
+    learned = PatternPredictor.load(both)
+    conversation = Conversation(
+        messages=tuple(Message.from_dict(message) for message in close(999)[:4]),
+        tools=replay_tools(tools),
+    )
+    (call,) = (
+        conversation.messages[-1].tool_calls or conversation.messages[-2].tool_calls
+    )
+    stated = learned.predict_results(call, conversation)
+    assert PatternPredictor.load(plain).predict_results(call, conversation) == []
+    assert [json.loads(each.result.content)["state"] for each in stated][:1] == [
+        "closed"
+    ]
+    merged = PatternPredictor.load(plain)
+    merged.merge(learned)
+    assert merged.predict_results(call, conversation) != []
+
+
+def test_learned_results_run_turns_ahead_in_the_gain_unless_they_are_left_out(closed):
+    runs, tools = closed
+    shares = {}
+    for results in ("--results", "--no-results"):
+        ended = invoke(
+            *(
+                "evaluate",
+                runs,
+                "--tools",
+                tools,
+                "--tool-latency",
+                2,
+                "--json",
+                results,
+            )
+        )
+        [figures] = json.loads(ended.stdout)["gain"]
+        assert figures["identical"]
+        shares[results] = figures["share_of_oracle"]
+    assert shares["--results"] > shares["--no-results"] + 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from headstart.predictors import Conversation, Learner
 from headstart.replay import ToolDeclaration, read_declarations
@@ -111,6 +111,15 @@ def teach(predictor: Learner, run: RecordedRun, tools: Mapping[str, Tool]) -> No
     for turn in run.turns.values():
         conversation = Conversation(messages=run.messages[: turn.position], tools=tools)
         predictor.learn(conversation, turn.response)
+    if isinstance(predictor, Settles):
+        predictor.settle()
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A learner that wants to know that all its conversations have ended."""
+
+    def settle(self) -> None: ...
 
 
 def read_tools(tools: ToolsFile) -> Mapping[str, ToolDeclaration]:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from headstart.predictors._predictor import Conversation, Prediction
+from headstart.predictors._results import LearnedResults
 
 from ._arguments import ArgumentModel
 from ._choices import ChoiceModel
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from headstart._calls import ToolCall
     from headstart._messages import ModelResponse
+    from headstart.predictors._predictor import ResultPrediction
 
     from ._options import Chosen
 
@@ -62,9 +64,14 @@ class PatternPredictor:
 
     It begins empty, learns from every confirmed answer, and forgets slowly. Nothing it
     does waits, and what it costs is bounded by what it may remember.
+
+    Args:
+        results: What states results as well, learns with it, and is kept in the same
+            file; nothing does if not given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, results: LearnedResults | None = None) -> None:
+        self.results = results
         self._familiar = Familiar()
         self._choices = ChoiceModel(self._familiar)
         self._arguments = ArgumentModel(self._familiar)
@@ -101,6 +108,14 @@ class PatternPredictor:
                 predictions.append(prediction)
         predictions.sort(key=lambda found: -found.probability)
         return predictions[:MAX_PREDICTIONS]
+
+    def predict_results(
+        self, call: ToolCall, conversation: Conversation, /
+    ) -> list[ResultPrediction]:
+        """What a call is expected to give, if results are learned, too."""
+        if self.results is None:
+            return []
+        return self.results.predict_results(call, conversation)
 
     def probability_of_no_call(self, conversation: Conversation, /) -> float:
         """The probability that the next answer asks for no call at all."""
@@ -140,6 +155,8 @@ class PatternPredictor:
             for call in calls:
                 self._arguments.learn(call.name, read_arguments(call), each, run)
         history.learned = len(messages)
+        if self.results is not None:
+            self.results.learn(conversation, response)
 
     def _weigh_anew(
         self, history: History, moments: list[Moment], calls: Sequence[ToolCall]
@@ -193,10 +210,14 @@ class PatternPredictor:
         self._choices.merge(other._choices)
         self._arguments.merge(other._arguments)
         self._ranking.merge(other._ranking)
+        if other.results is not None:
+            if self.results is None:
+                self.results = LearnedResults()
+            self.results.merge(other.results)
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as JSON: structure and figures, no values of a single run."""
-        return {
+        learned: dict[str, Any] = {
             "version": VERSION,
             "runs": self.runs,
             "answers": self.answers,
@@ -211,6 +232,9 @@ class PatternPredictor:
             "next_reliability": write_reliability(self._ranking.next_reliability),
             "later_reliability": write_reliability(self._ranking.later_reliability),
         }
+        if self.results is not None:
+            learned["results"] = self.results.to_dict()
+        return learned
 
     @classmethod
     def from_dict(cls, data: object) -> PatternPredictor:
@@ -221,6 +245,8 @@ class PatternPredictor:
         """
         tables = check_version(data)
         patterns = cls()
+        if "results" in tables:
+            patterns.results = LearnedResults.from_dict(tables["results"])
         patterns.runs = int(read_number(tables.get("runs", 0), "runs"))
         patterns.answers = int(read_number(tables.get("answers", 0), "answers"))
         patterns._familiar.read(tables.get("familiar", []))
