@@ -39,8 +39,8 @@ MUTANTS = [
         "a denial spreads to the descendants",
         "barrier:parent-first",
         "_barrier.py",
-        "                parent.children.discard(core)\n        _empty(core, woken, stack)",
-        "                parent.children.discard(core)\n        _empty(core, woken, [])",
+        "                parent.children.pop(core, None)\n        _empty(core, woken, stack)",
+        "                parent.children.pop(core, None)\n        _empty(core, woken, [])",
         "tests/barrier/test_verdicts.py",
     ),
     Mutant(
@@ -839,6 +839,14 @@ MUTANTS = [
         "tests/test_policy.py",
     ),
     Mutant(
+        "a probe keeps to the limits",
+        "policy:never-over-budget",
+        "_policy.py",
+        "        if refusal is not None and refusal != IMPROBABLE:\n            return refusal\n",
+        "",
+        "tests/test_policy.py",
+    ),
+    Mutant(
         "a tool whose provider has too much to do is left alone",
         "policy:never-over-budget",
         "_launches.py",
@@ -942,5 +950,13 @@ MUTANTS = [
         "        self._waiting = [kept for kept in self._waiting if kept.slot is not slot]\n",
         "",
         "tests/session/test_guards.py",
+    ),
+    Mutant(
+        "no guess starts that would be ended at once",
+        "policy:never-over-budget",
+        "_launches.py",
+        "            wasted_s=self._at_stake_s() + MIN_WASTE_S,",
+        "            wasted_s=self._at_stake_s(),",
+        "tests/session/test_policy_in_use.py",
     ),
 ]

@@ -157,6 +157,24 @@ def test_no_request_is_sent_beside_the_running_one_unless_it_is_asked_for(policy
         assert refuse(1.0, least=1.1, record=Record(refused=refused))
 
 
+@pytest.mark.requirement("policy:never-over-budget")
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"in_flight": 8},
+        {"in_flight_of_tool": 4},
+        {"wasted_s": 600.0},
+        {"spent_usd": 1.0, "tool": read(cost_usd=0.25)},
+        {"depth": 2},
+    ],
+)
+def test_a_probe_is_launched_within_every_limit(figures):
+    policy = ValuePolicy(probe_every=10)
+    probing = replace(CANDIDATE, record=Record(misses=30, refused=9))
+    assert refuse(probing, policy) is None
+    assert refuse(probing, policy, **figures)
+
+
 def test_results_that_were_never_right_are_run_ahead_on_only_to_probe():
     policy = ValuePolicy(probe_every=10)
     wrong = Record(misses=30)

@@ -88,8 +88,10 @@ class _Core:
         # it is not held itself, so that a long chain of turns does not stay in memory
         self.pending = 1  # itself, and its parents that are not effectively flushed
         # All three are made when something is put in, as most stay empty.
-        self.children: set[_Core] | None = None  # those that are effectively held
-        self.waiters: set[_Waiter] | None = None
+        # Those that are effectively held. Sets in order, so that who is told first is
+        # the same in every run.
+        self.children: dict[_Core, None] | None = None
+        self.waiters: dict[_Waiter, None] | None = None
         self.watchers: list[_Waiter] | None = None  # who never leave before it settles
         self.on_first_wait: Callable[[], None] | None = None
         self.process = _process
@@ -105,10 +107,10 @@ class _Core:
             return _spread_denial(self, parent.denied_by)
         if parent.effective is HELD:
             if parent.children is None:
-                parent.children = set()
+                parent.children = {}
             elif self in parent.children:
                 return []
-            parent.children.add(self)
+            parent.children[self] = None
             self.parents.append(parent)
             self.pending += 1
         return []
@@ -166,7 +168,7 @@ def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
         core.denied_by = origin
         for parent in core.parents:
             if parent.children is not None:
-                parent.children.discard(core)
+                parent.children.pop(core, None)
         _empty(core, woken, stack)
     return woken
 
@@ -286,8 +288,8 @@ def _enter(core: _Core, waiter: _Waiter) -> BarrierState:
         state = core.effective
         if state is HELD:
             if core.waiters is None:
-                core.waiters = set()
-            core.waiters.add(waiter)
+                core.waiters = {}
+            core.waiters[waiter] = None
     if _dropped:
         _deny_dropped()
     return state
@@ -303,7 +305,7 @@ def _leave(core: _Core, waiter: _Waiter) -> None:
     if core.effective is HELD:  # settled for good, it has let go of all waiters
         with _lock:
             if core.waiters is not None:
-                core.waiters.discard(waiter)
+                core.waiters.pop(waiter, None)
     if _dropped:
         _deny_dropped()
 

@@ -189,7 +189,7 @@ class LaunchPool:
         while True:
             self._watch = anyio.Event()
             left_s, running = self._max_wasted_s - self._at_stake_s(), self._guesses()
-            if running and left_s < MIN_WASTE_S:
+            if running and left_s <= MIN_WASTE_S:
                 for launch in running:
                     self.discard(launch, "seconds wasted")
             elif running:
@@ -209,7 +209,7 @@ class LaunchPool:
             depth=proposal.home.depth,
             in_flight=sum(not launch.speculator.ended for launch in self._live),
             in_flight_of_tool=self._running.get(proposal.tool.name, 0),
-            wasted_s=self._at_stake_s(),
+            wasted_s=self._at_stake_s() + MIN_WASTE_S,  # where guesses are ended
             spent_usd=self.spent_usd,
             record=self._experience.record(proposal.tool.name, proposal.origin),
             tool_s=self._experience.seconds(proposal.tool.name),

@@ -290,11 +290,12 @@ class LimitPolicy:
         refusals = (
             (candidate.depth > self.max_depth, "too deep"),
             (guessed and tool.egress and not self.allow_egress, "egress"),
-            (not candidate.probability >= self.min_probability, IMPROBABLE),  # or NaN
             (candidate.in_flight >= self.max_in_flight, "too many in flight"),
             (candidate.in_flight_of_tool >= of_tool, "too many of this tool in flight"),
             (predicted and candidate.wasted_s >= self.max_wasted_s, "seconds wasted"),
             (candidate.spent_usd + tool.cost_usd > self.max_spent_usd, "money spent"),
+            # The last, since a probe is launched although it is improbable.
+            (not candidate.probability >= self.min_probability, IMPROBABLE),  # or NaN
         )
         return next((reason for refused, reason in refusals if refused), None)
 

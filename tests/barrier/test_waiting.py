@@ -58,7 +58,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind():
     barrier = WriteBarrier()
     with anyio.move_on_after(1):
         await barrier.wait()
-    assert barrier._core.waiters == set()
+    assert barrier._core.waiters == {}
 
 
 async def test_settled_descendants_are_not_kept_by_a_held_ancestor():
@@ -69,7 +69,7 @@ async def test_settled_descendants_are_not_kept_by_a_held_ancestor():
         with parent.child():
             pass
     gc.collect()
-    assert parent._core.children == set()
+    assert parent._core.children == {}
 
 
 async def test_open_ancestors_are_not_kept_in_memory():
@@ -188,7 +188,7 @@ def test_a_wait_whose_event_loop_is_gone_harms_nobody(backend):
         return waiter
 
     waiter = anyio.run(abandon, backend=backend)
-    barrier._core.waiters.add(waiter)  # as if the loop had died before the task left
+    barrier._core.waiters[waiter] = None  # as if the loop had died before the task left
     assert barrier.flush()
 
 
@@ -221,7 +221,7 @@ def test_wait_blocking_gives_up_after_its_timeout_and_leaves_the_barrier_held():
         with pytest.raises(TimeoutError):
             barrier.wait_blocking(timeout)
     assert barrier.state is HELD
-    assert barrier._core.waiters == set()
+    assert barrier._core.waiters == {}
 
 
 async def test_wait_blocking_in_an_event_loop_is_a_usage_error():

@@ -116,13 +116,13 @@ async def test_a_call_does_not_claim_what_was_launched_for_a_turn_beside_it():
     )
     agent = Agent(
         model,
-        [read(seconds=0.5), write(prepare=3.0)],
+        [read(seconds=0.75), write(prepare=3.0)],
         predictors=[Expects(LOOK_7), Expects(CHANGE_7, after="tool")],
         policy=LimitPolicy(min_beside_probability=0.5),
     )
     off, on = await play_both(agent)
-    # Expected beside from 0.5, and written at 2.5; the rest of the answer takes 1.0.
-    assert [at for at, what in on.world.starts if what == "change 7"] == [0.5, 2.5]
+    # Expected beside from 0.75 to 2.75, and written at 2.5; the rest takes 1.0.
+    assert [at for at, what in on.world.starts if what == "change 7"] == [0.75, 2.5]
     assert on.seconds == off.seconds - 1.0
 
 

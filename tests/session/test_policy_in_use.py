@@ -253,3 +253,20 @@ async def test_what_was_asked_for_is_no_waste_and_runs_on():
     )
     off, on = await play_both(agent)
     assert on.seconds == off.seconds - 5.0
+
+
+@pytest.mark.requirement("policy:never-over-budget")
+async def test_no_guess_is_started_that_would_be_ended_at_once():
+    class Insists(Expects):
+        async def predict(self, conversation):
+            return self.predictions
+
+    agent = Agent(
+        ScriptedModel(lambda request: "No need.", delay=30.0),
+        [read(seconds=25.0, max_age=0.5)],
+        predictors=[Insists(LOOK_7)],
+        policy=LimitPolicy(max_wasted_s=10.0),
+    )
+    arm = await chat(agent, 5)
+    assert len(arm.of(CallLaunched)) == 1
+    assert {event.reason for event in arm.of(CallRefused)} == {"seconds wasted"}

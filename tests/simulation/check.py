@@ -18,7 +18,14 @@ from headstart import (
     TextDelta,
     summarize,
 )
-from headstart._events import SpeculationAdopted, TurnConfirmed, TurnStarted
+from headstart._events import (
+    CallLaunched,
+    SpeculationAdopted,
+    SpeculationDiscarded,
+    TurnConfirmed,
+    TurnDiscarded,
+    TurnStarted,
+)
 
 from .host import answer
 from .oracle import run_call
@@ -135,7 +142,7 @@ async def stream(agent: Agent, messages, session, outcome: Outcome):
 
 
 async def check_all(seed: int) -> list[Outcome]:
-    """Check one program with speculation; every second one cancelled somewhere, too.
+    """Check one program with speculation; every third one cancelled somewhere, too.
 
     Raises:
         AssertionError: A promise is broken; the message says which.
@@ -144,11 +151,11 @@ async def check_all(seed: int) -> list[Outcome]:
     plain = await run_plain(program)
     ahead = await run_ahead(program)
     check_same(program, plain, ahead)
-    if seed // 4 % 2:
+    if seed // 4 % 3:
         return [ahead]
     moment = int((seed % 97) / 97 * (plain.seconds + program.thinks) * 64) / 64
     # Half of them at a moment when something else may happen, too.
-    cut = await run_ahead(program, cancel_at=moment + seed // 8 % 2 / 1024)
+    cut = await run_ahead(program, cancel_at=moment + seed // 12 % 2 / 1024)
     check_cancelled(plain, cut)
     return [ahead, cut]
 
@@ -193,6 +200,7 @@ def check_rest(program: Program, outcome: Outcome) -> None:
     settled = total.hits + total.early_starts + sum(total.discard_reasons.values())
     assert total.launches == settled, "a launch was neither adopted nor discarded"
     check_budget(program, outcome)
+    check_spending(program, outcome)
     check_ages(program, outcome)
 
 
@@ -213,6 +221,30 @@ def check_budget(program: Program, outcome: Outcome) -> None:
             depth = depths[event.parent or 0] + 1 if event.speculative else 0
             depths[event.turn] = depth
             assert depth <= program.policy.max_depth, "too deep"
+
+
+def check_spending(program: Program, outcome: Outcome) -> None:
+    """Nothing is started on what has been wasted, and nothing costs more than it may."""
+    costs = {tool.name: tool.cost_usd for tool in program.tools}
+    policy = program.policy
+    wasted_s, wasted_tokens, spent_usd = 0.0, 0, 0.0
+    for event in outcome.log.events:
+        match event:
+            case TurnStarted(speculative=True):
+                assert wasted_tokens < policy.max_wasted_tokens, "too many tokens"
+            case CallLaunched():
+                if event.cause == "predicted":
+                    assert wasted_s < policy.max_wasted_s, "too many seconds wasted"
+                spent_usd += costs[event.tool]
+                assert spent_usd <= policy.max_spent_usd, "too much money spent"
+            case SpeculationAdopted():
+                spent_usd -= costs[event.tool]
+            case SpeculationDiscarded():
+                wasted_s += event.wasted_s
+            case TurnDiscarded():
+                wasted_tokens += event.wasted_tokens
+            case _:
+                pass
 
 
 def _confirmed_when_asked(outcome: Outcome) -> dict[int, int]:

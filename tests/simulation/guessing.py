@@ -75,7 +75,10 @@ def _respelled(rng: random.Random, call: ToolCall) -> str:
 
 
 class Stater:
-    """States results: what the call would see and do in the world as it is now."""
+    """States results: what the call would see and do in the world as it is now.
+
+    Alone, or as one of several alternatives, or none of them is true.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -84,29 +87,51 @@ class Stater:
         return []
 
     def predict_results(self, call: ToolCall, conversation: Conversation):
-        result = self._state(call, conversation)
-        return [] if result is None else [ResultPrediction(result=result)]
-
-    def _state(self, call: ToolCall, conversation: Conversation) -> ToolResult | None:
         kind = self.program.states
         if kind == "mixed":
             rng = pick(self.program.seed, "result", call.id)
-            kind = rng.choice(("no", "right", "wrong", "raises"))
-        match kind:
-            case "raises":
-                raise ValueError(call.id)
-            case "wrong":
-                return ToolResult("nonsense")
-            case "right":
-                return self._expected(call, conversation.deps.state)
-            case _:
-                return None
+            kind = rng.choice(("no", "raises", *ALTERNATIVES))
+        if kind == "no":
+            return
+        if kind == "raises":
+            raise ValueError(call.id)
+        text = self._expected(call, conversation.deps.state)
+        for which, probability in ALTERNATIVES[kind]:
+            yield _state(text, which, probability)
 
-    def _expected(self, call: ToolCall, state: dict[int, str]) -> ToolResult | None:
+    def _expected(self, call: ToolCall, state: dict[int, str]) -> str:
         plan = self.program.plans[call.name]
         arguments = json.loads(call.arguments)
         k = arguments["k"]
         seen = state.get(arguments.get("r", 0) if plan.copies else k, "-")
         if plan.effect.value == "read":
-            return ToolResult(f"{k} is {seen}")
-        return ToolResult(f"{k}:={changed(seen, arguments.get('v', 0))}")
+            return f"{k} is {seen}"
+        return f"{k}:={changed(seen, arguments.get('v', 0))}"
+
+
+RIGHT, MARKED, GARBAGE = 0, 1, -1
+ALTERNATIVES = {
+    "right": [(RIGHT, 0.9)],
+    "wrong": [(2, 0.9)],
+    "first": [(RIGHT, 0.6), (2, 0.3)],
+    "second": [(RIGHT, 0.3), (2, 0.6)],
+    "marked": [(MARKED, 0.5), (RIGHT, 0.5)],
+    "neither": [(2, 0.4), (3, 0.4)],
+    "twice": [(RIGHT, 0.4), (RIGHT, 0.4), (2, 0.2)],
+    "sure": [(2, 1.0), (RIGHT, 1.0), (3, 0.0)],
+    "many": [(which, 0.08) for which in range(12)],
+    "last": [(which, 0.08) for which in range(11, -1, -1)],
+    "garbage": [(RIGHT, 0.9), (GARBAGE, 0.1)],
+    "lies": [(RIGHT, 1.5)],
+}
+"""What is stated, with which probability: what is true, what else may be, and rubbish."""
+
+
+def _state(text: str, which: int, probability: float):
+    """An alternative; the one with the mark is as wrong as the others with a number."""
+    if which == GARBAGE:
+        return text
+    if which > MARKED:
+        text += "'" * which
+    result = ToolResult(text, is_error=which == MARKED)
+    return ResultPrediction(result=result, probability=probability)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -30,9 +31,13 @@ class Mood:
     broken_calls: float = 0.01
     guessers: tuple[str, ...] = ("right", "twice")
     guesser_counts: tuple[int, ...] = (1,)
-    states: tuple[str, ...] = ("no", "right")
+    states: tuple[str, ...] = ("no", "right", "second")
     depths: tuple[int, ...] = (2, 3, 5)
     in_flight: tuple[int, ...] = (8, 30)
+    branches: tuple[int, ...] = (2, 2, 4)
+    least_ahead: tuple[float, ...] = (0.2, 0.0)
+    wasted_s: tuple[float, ...] = (math.inf,)
+    wasted_tokens: tuple[int, ...] = (200_000,)
 
 
 MOODS = {
@@ -40,7 +45,7 @@ MOODS = {
     "rough": Mood(
         weight=4,
         key_counts=(1, 2, 3),
-        turn_counts=(1, 1, 2, 3),
+        turn_counts=(1, 1, 1, 2, 3),
         keys=("exact", "exact", "wide", "none"),
         unsafe=0.2,
         slow=1.0,
@@ -53,16 +58,19 @@ MOODS = {
         guessers=("right",) * 2
         + ("twice", "wrong", "late", "hangs", "raises", "mixed"),
         guesser_counts=(0, 1, 2, 3),
-        states=("no", "no", "right", "wrong", "mixed"),
+        states=("no", "no", "right", "first", "mixed", "mixed"),
         depths=(0, 1, 1, 2),
         in_flight=(1, 3, 8),
+        branches=(0, 1, 2, 3),
+        wasted_s=(600.0,) * 5 + (0.5, 2.0),
+        wasted_tokens=(200_000,) * 5 + (10, 40),
     ),
     # Predictions come true, so what goes ahead goes far.
-    "well": Mood(weight=2, turn_counts=(2, 2, 3)),
+    "well": Mood(weight=2, turn_counts=(1, 2, 2, 3)),
     # ... and farther.
     "deep": Mood(
         weight=2,
-        turn_counts=(3, 4),
+        turn_counts=(2, 3, 3, 4),
         limits=False,
         conditions=0.0,
         slowest=0.25,
@@ -75,7 +83,7 @@ MOODS = {
         weight=2,
         key_counts=(1, 2),
         tool_counts=(2, 3),
-        turn_counts=(1, 2),
+        turn_counts=(1, 1, 2),
         call_counts=(2, 2, 3),
         keys=("exact", "wide"),
         slow=0.5,
@@ -86,6 +94,6 @@ MOODS = {
         conditions=0.0,
         slowest=0.25,
         talks=(0.0,),
-        states=("no", "right", "right"),
+        states=("no", "right", "right", "second"),
     ),
 }

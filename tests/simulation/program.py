@@ -36,6 +36,7 @@ class Program:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._answers: dict[str, ModelResponse] = {}
         rng = random.Random(seed)
         weights = [mood.weight for mood in MOODS.values()]
         (name,) = rng.choices(list(MOODS), weights)
@@ -48,6 +49,8 @@ class Program:
         self.thinks = eighths(rng, 3)
         self.conditions = self._draw_conditions(rng)
         self.turns = rng.choice(mood.turn_counts)
+        if self.user_messages > 1:  # the conversation is long enough
+            self.turns = min(self.turns, 2)
         self.streams = rng.random() < 0.7
         self.talks = rng.choice(mood.talks)
         self.revises = 0.3 if rng.random() < mood.revises else 0.0
@@ -60,6 +63,10 @@ class Program:
         self.policy = rng.choice((LimitPolicy, ValuePolicy))(
             max_depth=rng.choice(mood.depths),
             max_in_flight=rng.choice(mood.in_flight),
+            max_branches=rng.choice(mood.branches),
+            min_ahead_probability=rng.choice(mood.least_ahead),
+            max_wasted_s=rng.choice(mood.wasted_s),
+            max_wasted_tokens=rng.choice(mood.wasted_tokens),
             min_beside_probability=rng.choice((0.5, 1.1)),
         )
 
@@ -144,15 +151,22 @@ class Program:
     # The model: a function of the request
 
     def decide(self, request: ModelRequest) -> ModelResponse:
+        """What it answers: asked again, by who predicts it or another run, the same."""
         messages = request.history
+        said = [(m.role, m.content) for m in messages]
+        question = repr((said, sorted(request.settings)))
+        if question not in self._answers:
+            self._answers[question] = self._decide(messages, question)
+        return self._answers[question]
+
+    def _decide(self, messages: tuple[Message, ...], question: str) -> ModelResponse:
         turn = sum(message.role == "assistant" for message in messages)
         since_user = 0
         for message in reversed(messages):
             if message.role == "user":
                 break
             since_user += message.role == "assistant"
-        said = [(m.role, m.content) for m in messages]
-        rng = pick(self.seed, "model", said, sorted(request.settings))
+        rng = pick(self.seed, "model", question)
         calls: tuple[ToolCall, ...] = ()
         if since_user < self.turns and rng.random() < 0.85:
             count = rng.choice(self.mood.call_counts)
@@ -188,12 +202,15 @@ class Program:
         await anyio.sleep(0.125 + eighths(rng, self.mood.slowest))
         breaks = rng.random() < self.fails
         pace = eighths(rng, 0.25)
-        for number, part in enumerate(self._deltas(rng, response)):
-            if breaks and number == 2:
-                break
-            if self.streams:
+        parts = list(self._deltas(rng, response))
+        if breaks:
+            del parts[2:]
+        if self.streams:
+            for part in parts:
                 on_delta(part)
-            await anyio.sleep(pace)
+                await anyio.sleep(pace)
+        else:
+            await anyio.sleep(pace * len(parts))
         if breaks:
             raise ModelError("overloaded", status=529)
         return response
@@ -205,10 +222,16 @@ class Program:
             written = call
             if rng.random() < self.revises:  # it means something else in the end
                 written = self.draw_call(rng, call.id)
-            yield CallDelta(index=index, id=call.id, name=written.name)
-            half = len(written.arguments) // 2
-            yield CallDelta(index=index, arguments=written.arguments[:half])
-            yield CallDelta(index=index, arguments=written.arguments[half:])
+            text = written.arguments
+            # In one piece, in two, or in three.
+            begun = len(text) if rng.random() < 0.25 else 0
+            half = len(text) // 2 if rng.random() < 0.7 else begun
+            yield CallDelta(
+                index=index, id=call.id, name=written.name, arguments=text[:begun]
+            )
+            for piece in (text[begun:half], text[max(begun, half) :]):
+                if piece:
+                    yield CallDelta(index=index, arguments=piece)
 
     # The people around it
 
@@ -231,6 +254,8 @@ class Program:
 
     def whim(self, messages: tuple[Message, ...]) -> str:
         """What the host does beside what the agent's loop asks for, if anything."""
+        if not self.whims:
+            return ""
         rng = pick(self.seed, "whim", [m.content for m in messages])
         if messages[-1].content == "Never mind." or rng.random() >= self.whims:
             return ""
@@ -242,6 +267,8 @@ class Program:
         A write it gives up at once or not at all, since an effect that happened or not
         would be a matter of speed.
         """
+        if not self.cuts:
+            return math.inf
         rng = pick(self.seed, "cut", call.id, call.arguments)
         if rng.random() >= self.cuts:
             return math.inf

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import multiprocessing
 import traceback
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import anyio
 import trio
-import trio.testing
-
-from headstart.testing import VirtualLoop
 
 from .check import Outcome, check_all
+from .loops import BareClock, BareLoop, seeded_scopes
+from .statistics import Statistics
+from .watching import stop_watching, watch
 
 FOREVER = 1e6
 """Virtual seconds after which a program is taken to wait for what never comes."""
@@ -23,6 +31,51 @@ FOREVER = 1e6
 def uses_trio(seed: int) -> bool:
     """A quarter of the programs: there, tasks take turns at random, by the seed."""
     return seed % 4 == 3
+
+
+@dataclass
+class Ran:
+    """How a chunk of programs went."""
+
+    programs: int
+    failures: list[str]  # described
+    counts: Counter[str]
+
+
+def run_chunks(
+    chunks: Iterable[Iterable[int]], *, jobs: int = 1, counting: bool = False
+) -> Iterator[Ran]:
+    """Run chunks of programs in so many processes, and say how each went as it ends.
+
+    Whoever stops iterating waits for what has been started, and no more is.
+    """
+    run = partial(run_chunk, counting=counting)
+    if jobs == 1:
+        yield from map(run, chunks)
+        return
+    chunks = iter(chunks)
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawning) as pool:
+        running = {pool.submit(run, chunk) for chunk in islice(chunks, 2 * jobs)}
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                running |= {pool.submit(run, chunk) for chunk in islice(chunks, 1)}
+                yield future.result()
+
+
+def run_chunk(seeds: Iterable[int], *, counting: bool = False) -> Ran:
+    """Run programs, and give up the whole process if one does not end."""
+    seeds = list(seeds)
+    statistics = Statistics()
+    if counting:
+        with statistics:
+            failures = run_seeds(seeds, watch=watch, keep=statistics.add)
+    else:
+        failures = run_seeds(seeds, watch=watch)
+    stop_watching()
+    described = [describe(seed, error) for seed, error in failures.items()]
+    return Ran(len(seeds), described, statistics.counts)
 
 
 def run_seeds(
@@ -42,11 +95,16 @@ def run_seeds(
         What is wrong, by seed.
     """
     failures: dict[int, BaseException] = {}
+    clock = BareClock()
 
     async def run(chosen: list[int]) -> None:
         for seed in chosen:
             watch(seed)
-            trio._core._run._r.seed(seed)
+            if uses_trio(seed):
+                trio._core._run._r.seed(seed)
+                clock.start_clock()
+            else:
+                asyncio.get_running_loop().seed(seed)
             try:
                 for outcome in await _run_one(seed):
                     keep(outcome)
@@ -56,11 +114,10 @@ def run_seeds(
                 failures[seed] = error
 
     seeds = list(seeds)
-    with _quiet():
+    with _quiet(), _rarely_collecting(), seeded_scopes():
         if chosen := [seed for seed in seeds if not uses_trio(seed)]:
-            anyio.run(run, chosen, backend_options={"loop_factory": VirtualLoop})
+            anyio.run(run, chosen, backend_options={"loop_factory": BareLoop})
         if chosen := [seed for seed in seeds if uses_trio(seed)]:
-            clock = trio.testing.MockClock(autojump_threshold=0)
             anyio.run(run, chosen, backend="trio", backend_options={"clock": clock})
     return failures
 
@@ -95,3 +152,16 @@ def _quiet():
     finally:
         logging.disable(disabled)
         sorts._ALLOW_DETERMINISTIC_SCHEDULING = allowed
+
+
+@contextmanager
+def _rarely_collecting():
+    """Collect garbage about once a program: as often as usual takes a tenth longer."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(30_000, 5, 5)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()

@@ -49,6 +49,8 @@ class Statistics:
         depths: dict[int | None, int] = {None: 0}
         answered: set[int | None] = {None}
         beside: set[int] = set()
+        parents: dict[int, int | None] = {}  # of the turns that are run ahead now
+        branches: dict[int, int] = {}  # how many there were beside it, at its start
         launched: dict[str, int] = {}  # at which depth
         for event in outcome.log.events:
             match event:
@@ -56,17 +58,23 @@ class Statistics:
                     depth = depths.get(event.parent, 0) + 1
                     depths[event.turn] = depth
                     counts[f"run ahead: depth {depth}"] += 1
+                    branch = list(parents.values()).count(event.parent)
+                    counts[f"run ahead: branch {branch}"] += 1
+                    parents[event.turn] = event.parent
+                    branches[event.turn] = branch
                     if event.parent not in answered:
                         beside.add(event.turn)
                 case events.TurnConfirmed():
                     gone = depths[event.turn]
-                    counts["run ahead: confirmed"] += 1
+                    counts[f"run ahead: branch {branches[event.turn]} confirmed"] += 1
+                    del parents[event.turn]
                     counts["run beside: confirmed"] += event.turn in beside
                     depths = {turn: depth - gone for turn, depth in depths.items()}
                 case events.ModelAnswered():
                     answered.add(event.turn)
                 case events.TurnDiscarded():
                     counts[f"run ahead: discarded: {event.reason}"] += 1
+                    parents.pop(event.turn, None)
                 case events.CallLaunched():
                     depth = launched[event.span] = max(depths.get(event.turn, 0), 0)
                     counts[f"launched: {event.cause}, depth {depth}"] += 1
@@ -89,9 +97,9 @@ class Statistics:
                 case _:
                     pass
 
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{count:9,}  {name}"
-            for name, count in sorted(self.counts.items())
-            if count
-        )
+
+def table(counts: Counter[str]) -> str:
+    """What was counted, a line each."""
+    return "\n".join(
+        f"{count:9,}  {name}" for name, count in sorted(counts.items()) if count
+    )

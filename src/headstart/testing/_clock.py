@@ -115,6 +115,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Whether a worker thread of this loop does anything that could end by itself."""
         if self._executing:
             return True
+        if threading.active_count() == 1:
+            return False
         busy = sum(
             thread.queue.unfinished_tasks > 0  # type: ignore[attr-defined]
             for thread in threading.enumerate()
