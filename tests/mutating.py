@@ -38,7 +38,7 @@ def judge(mutant: Mutant) -> str:
 def passes(killer: str, source: Path) -> bool:
     """Run the killer on the source in `source`."""
     if killer == SIMULATION:
-        arguments = ["tests.simulation", "--programs", "300", "--fail-fast"]
+        arguments = ["tests.simulation", "--programs", "3000", "--fail-fast"]
     else:
         arguments = ["pytest", "-qx", "-p", "no:cacheprovider", killer]
     settings = {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
