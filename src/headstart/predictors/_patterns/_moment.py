@@ -14,6 +14,7 @@ from ._values import Item, Reading
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from headstart._calls import ToolCall
     from headstart._tools import Tool
 
     from ._arguments import Choice
@@ -28,6 +29,7 @@ _NO_TEXTS: set[str] = set()
 WRITING = "writing"
 """What stands in the text that the model is writing has sources of this name."""
 _CALLS = 100
+_RECENT_CALLS = 32
 _SYMBOLS = 24
 """Symbols that are looked at, before repeats are collapsed."""
 
@@ -122,6 +124,19 @@ class Moment:
         while end and calls[end - 1].at >= self.length:
             end -= 1
         return calls[max(0, end - _CALLS) : end]
+
+    @functools.cached_property
+    def recent_calls(self) -> list[ToolCall]:
+        """The newest calls as the model wrote them, the newest first."""
+        recent: list[ToolCall] = []
+        at = -1
+        for call in reversed(self.calls):
+            if len(recent) >= _RECENT_CALLS:
+                break
+            if call.at != at:
+                at = call.at
+                recent += reversed(self.history.messages[at].tool_calls)
+        return recent
 
     @property
     def user_turns(self) -> int:

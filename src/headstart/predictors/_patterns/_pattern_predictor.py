@@ -29,6 +29,7 @@ from ._history import Histories, History, call_key, read_arguments
 from ._moment import Moment
 from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
 from ._weights import logit
+from ._writing import Writing
 
 if TYPE_CHECKING:
     import os
@@ -76,6 +77,7 @@ class PatternPredictor:
         self._choices = ChoiceModel(self._familiar)
         self._arguments = ArgumentModel(self._familiar)
         self._ranking = Ranking()
+        self._writing = Writing()
         self._histories = Histories()
         self._waiting: dict[History, list[Candidate]] = {}
         self.runs = 0
@@ -90,6 +92,7 @@ class PatternPredictor:
         moment = self._moment(conversation)
         candidates = self._candidates(moment)
         last = moment.symbols[-1].lstrip(":") if moment.symbols else ""
+        style = self._writing.find_style(moment)
         predictions: list[Prediction] = []
         for each in candidates:
             p = self._ranking.next_reliability.correct(each.own, each.next)
@@ -100,7 +103,9 @@ class PatternPredictor:
             if max(p, later or 0.0) >= LEAST_PROBABILITY:
                 prediction = Prediction(
                     tool=each.tool,
-                    arguments=each.arguments,
+                    arguments=self._writing.write(
+                        each.tool, each.arguments, moment, style
+                    ),
                     probability=p,
                     eventually=later,
                     origin=f"patterns:{last}/{each.origin}",
@@ -154,6 +159,7 @@ class PatternPredictor:
             self._choices.learn(each, (call.name for call in calls), run)
             for call in calls:
                 self._arguments.learn(call.name, read_arguments(call), each, run)
+        self._writing.learn(calls)
         history.learned = len(messages)
         if self.results is not None:
             self.results.learn(conversation, response)
@@ -214,6 +220,7 @@ class PatternPredictor:
             if self.results is None:
                 self.results = LearnedResults()
             self.results.merge(other.results)
+        self._writing.merge(other._writing)
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as JSON: structure and figures, no values of a single run."""
@@ -227,6 +234,7 @@ class PatternPredictor:
             "signatures": write_counts(self._arguments.signatures),
             "sources": write_counts(self._arguments.sources),
             "arguments": write_weights(self._arguments.weights),
+            "writing": write_counts(self._writing.counts),
             "next": write_weights(self._ranking.next),
             "later": write_weights(self._ranking.later),
             "next_reliability": write_reliability(self._ranking.next_reliability),
@@ -258,6 +266,7 @@ class PatternPredictor:
             sources=read_counts(tables, "sources"),
         )
         read_weights(tables, "arguments", arguments.weights)
+        patterns._writing.read(read_counts(tables, "writing"))
         ranking = patterns._ranking
         read_weights(tables, "next", ranking.next)
         read_weights(tables, "later", ranking.later)
