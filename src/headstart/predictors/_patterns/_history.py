@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -127,7 +128,9 @@ class History:
         """The words of the message at `at`, each behind a prefix; none for -1."""
         known = self._said_by.get((prefix, at))
         if known is None:
-            known = [f"{prefix}:{word}" for word in self.words.get(at, ())]
+            # Looking a text up is faster where it is the same object.
+            words = self.words.get(at, ())
+            known = [sys.intern(f"{prefix}:{word}") for word in words]
             self._said_by[prefix, at] = known
         return known
 

@@ -78,6 +78,21 @@ class Moment:
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
 
+    def matches(
+        self,
+        history: History,
+        length: int,
+        tools: Mapping[str, Tool],
+        partial: str,
+    ) -> bool:
+        """Whether this is the moment that these describe."""
+        return (
+            self.history is history
+            and self.length == length
+            and self.tools is tools
+            and self.partial == partial
+        )
+
     def before(self) -> Moment:
         """The moment before the newest message."""
         return Moment(self.history, self.length - 1, tools=self.tools)

@@ -26,6 +26,7 @@ MAX_OF_SOURCE = 16
 MAX_SHORTLISTED = 256
 MAX_PLACES = 12
 _MAX_EXPLAINING = 32
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _RANKS = ("0", "1", "2", "3", "4", "5")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
@@ -70,6 +71,7 @@ class Option:
     """
 
     __slots__ = (
+        "_written",
         "at",
         "features",
         "fresh",
@@ -95,6 +97,14 @@ class Option:
         self.score = 0.0
         self.mention = ""
         self.fresh = True
+        self._written = ""
+
+    @property
+    def written(self) -> str:
+        """The value in canonical JSON."""
+        if not self._written:
+            self._written = _CANONICAL.encode(self.value)
+        return self._written
 
 
 def same(left: Any, right: Any) -> bool:
