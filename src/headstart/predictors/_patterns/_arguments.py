@@ -168,9 +168,11 @@ class ArgumentModel:
             own, shared = f"{slot}{moment.mode}", f"*{moment.mode}"
             none = sum(self.weights.scope(each).total(_NONE) for each in (own, shared))
             options = self._find_options(tool, name, moment)
+            own_total = self.weights.scope(own).total
+            shared_total = self.weights.scope(shared).total
             for option in options:
-                option.score = self.weights.scope(own).total(option.features)
-                option.score += self.weights.scope(shared).total(option.features)
+                features = option.features
+                option.score = own_total(features) + shared_total(features)
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 

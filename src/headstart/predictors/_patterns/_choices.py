@@ -35,7 +35,7 @@ class ChoiceModel:
     def probabilities(self, moment: Moment) -> dict[str, float]:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
         if moment.probabilities is None:
-            features = [*describe(moment), *describe_words(moment)]
+            features = [*_described(moment), *_described_words(moment)]
             moment.probabilities = {
                 outcome: logistic(
                     logit(p) + self._scope(outcome, moment).total(features)
@@ -63,8 +63,8 @@ class ChoiceModel:
         stated = dict(self.probabilities(moment))
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
-        known, words = describe(moment), describe_words(moment)
-        familiar = [word for word in words if self._familiar.note(word, run)]
+        known = _described(moment)
+        familiar = self._familiar.choose(_described_words(moment), run)
         # Many words say little each: together they move as far as a few features.
         share = _WORDS_SHARE / max(_WORDS_SHARE, len(familiar))
         for outcome, p in stated.items():
@@ -83,6 +83,18 @@ class ChoiceModel:
         """Take in what others learned."""
         self.contexts.merge(other.contexts)
         self.weights.merge(other.weights)
+
+
+def _described(moment: Moment) -> list[str]:
+    if moment.features is None:
+        moment.features = describe(moment)
+    return moment.features
+
+
+def _described_words(moment: Moment) -> list[str]:
+    if moment.word_features is None:
+        moment.word_features = describe_words(moment)
+    return moment.word_features
 
 
 def describe(moment: Moment) -> list[str]:
@@ -109,6 +121,8 @@ def describe_words(moment: Moment) -> list[str]:
     user, said = ("w", "v") if now else ("x", "y")
     if moment.partial:
         return [f"p:{word}" for word in moment.partial_words]
-    words = [f"{user}:{word}" for word in moment.user_words]
-    words += [f"{said}:{word}" for word in moment.said_words]
-    return words
+    history = moment.history
+    words = history.said_by(said, moment.last_said)
+    if moment.idle:
+        return words
+    return [*history.said_by(user, moment.last_user), *words]

@@ -34,18 +34,21 @@ class ContextCounts:
 
     def probabilities(self, symbols: Sequence[str]) -> dict[str, float]:
         """The probability of each known outcome, `NO_CALL` among them."""
-        result: dict[str, float] = {}
+        found: list[Counts] = []
         for context in contexts_of(symbols):
             counts = self.contexts.get(context)
             if counts is None:
                 break
-            seen = counts[ALL]
-            divisor = seen + _TRUST
-            for outcome in result:
-                result[outcome] *= _TRUST / divisor
+            found.append(counts)
+        result: dict[str, float] = {}
+        trust = 1.0  # of the context at hand, by what the longer ones have seen
+        for counts in reversed(found):
+            divisor = counts[ALL] + _TRUST
+            share = trust / divisor
             for outcome, count in counts.items():
-                if outcome != ALL:
-                    result[outcome] = result.get(outcome, 0.0) + count / divisor
+                result[outcome] = result.get(outcome, 0.0) + count * share
+            trust = share * _TRUST
+        result.pop(ALL, None)
         return result
 
     def learn(self, symbols: Sequence[str], outcomes: Iterable[str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from zlib import crc32
 
 from headstart._errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RUNS = 3
 """In so many runs a text was seen before it is remembered as it is."""
@@ -46,6 +49,11 @@ class Familiar:
         if len(self.known) < MAX_KNOWN:
             self.known.add(text)
         return text in self.known
+
+    def choose(self, texts: Iterable[str], run: int) -> list[str]:
+        """Note that a run has these texts. Returns those that are familiar by now."""
+        known = self.known
+        return [text for text in texts if text in known or self.note(text, run)]
 
     def merge(self, other: Familiar) -> None:
         """Take over what is familiar to another."""

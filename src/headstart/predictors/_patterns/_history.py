@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -94,8 +95,9 @@ class History:
         self.user_kinds: dict[int, set[str]] = {}
         self.texts: dict[int, set[str]] = {}
         self.learned = -1  # the position of the newest answer that was learned
+        self._said_by: dict[tuple[str, int], list[str]] = {}
         self._open: dict[str | None, PastCall] = {}
-        self._readings = readings
+        self.readings = readings
         self._items = 0
         self.characters = 0
 
@@ -120,13 +122,23 @@ class History:
             elif message.role == "tool":
                 self._add_result(at, message)
             else:
-                self._index(at, self._readings.text("system", message.content))
+                self._index(at, self.readings.text("system", message.content))
+
+    def said_by(self, prefix: str, at: int) -> list[str]:
+        """The words of the message at `at`, each behind a prefix; none for -1."""
+        known = self._said_by.get((prefix, at))
+        if known is None:
+            # Looking a text up is faster where it is the same object.
+            words = self.words.get(at, ())
+            known = [sys.intern(f"{prefix}:{word}") for word in words]
+            self._said_by[prefix, at] = known
+        return known
 
     def _add_user(self, at: int, message: Message) -> None:
         self.users.append(at)
         self.symbols.append((at, USER))
-        self.words[at] = self._readings.words(message.content)
-        items = self._readings.text("user", message.content)
+        self.words[at] = self.readings.words(message.content)
+        items = self.readings.text("user", message.content)
         self.user_kinds[at] = {item.source for item in items}
         self.texts[at] = {item.folded for item in items}
         self._index(at, items)
@@ -134,8 +146,8 @@ class History:
     def _add_answer(self, at: int, message: Message) -> None:
         if message.content:
             self.said.append(at)
-            self.words[at] = self._readings.words(message.content)
-            items = self._readings.text("said", message.content)
+            self.words[at] = self.readings.words(message.content)
+            items = self.readings.text("said", message.content)
             self.texts[at] = {item.folded for item in items}
             self._index(at, items)
         if not message.tool_calls:
@@ -164,7 +176,7 @@ class History:
             past.answered_at = at
         if failed:
             self.symbols.append((at, FAILED))
-        self._index(at, self._readings.result(name, message.content))
+        self._index(at, self.readings.result(name, message.content))
 
     def _index(self, at: int, items: Sequence[Item]) -> None:
         segments: dict[str, list[Item]] = {}

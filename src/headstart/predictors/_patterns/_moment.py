@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from ._contexts import collapse
 from ._history import USER, History
-from ._spans import stems
-from ._values import Item, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._values import Item
 
 Stage = Literal["asked", "calling", "idle", "writing"]
 """The model has been asked; its calls run; the user is to speak; the answer's text is
@@ -75,9 +74,26 @@ class Moment:
             _NO_TEXTS if self.idle else texts.get(self.last_user, _NO_TEXTS)
         )
         self.said_texts = texts.get(self.last_said, _NO_TEXTS)
-        self.partial_words = stems(partial) if partial else _NO_WORDS
+        self.partial_words = history.readings.words(partial) if partial else _NO_WORDS
         self.choices: dict[str, Choice] = {}
         self.probabilities: dict[str, float] | None = None
+        self.features: list[str] | None = None
+        self.word_features: list[str] | None = None
+
+    def matches(
+        self,
+        history: History,
+        length: int,
+        tools: Mapping[str, Tool],
+        partial: str,
+    ) -> bool:
+        """Whether this is the moment that these describe."""
+        return (
+            self.history is history
+            and self.length == length
+            and self.tools is tools
+            and self.partial == partial
+        )
 
     def before(self) -> Moment:
         """The moment before the newest message."""
@@ -213,9 +229,7 @@ class Moment:
     @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
-        reading = Reading()
-        reading.add_text(WRITING, self.partial)
-        return reading.items
+        return self.history.readings.text(WRITING, self.partial)
 
     @functools.cached_property
     def partial_texts(self) -> set[str]:

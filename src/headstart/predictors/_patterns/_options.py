@@ -26,6 +26,8 @@ MAX_OF_SOURCE = 16
 MAX_SHORTLISTED = 256
 MAX_PLACES = 12
 _MAX_EXPLAINING = 32
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_RANKS = ("0", "1", "2", "3", "4", "5")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
 
@@ -69,6 +71,7 @@ class Option:
     """
 
     __slots__ = (
+        "_written",
         "at",
         "features",
         "fresh",
@@ -94,6 +97,14 @@ class Option:
         self.score = 0.0
         self.mention = ""
         self.fresh = True
+        self._written = ""
+
+    @property
+    def written(self) -> str:
+        """The value in canonical JSON."""
+        if not self._written:
+            self._written = _CANONICAL.encode(self.value)
+        return self._written
 
 
 def same(left: Any, right: Any) -> bool:
@@ -160,7 +171,8 @@ def gather(
         return
     form, path, change = _read_source(source)
     taken = 0
-    for age, (at, segment) in enumerate(moment.segments(path, MAX_SEGMENTS)):
+    for order, (at, segment) in enumerate(moment.segments(path, MAX_SEGMENTS)):
+        age = min(order, 3)
         if form == "[*]":
             values = [item.value for item in segment[:MAX_OF_SOURCE]]
             option = Option(values, json.dumps(values), source, at, segment[0])
@@ -189,15 +201,15 @@ def gather(
                 return
             taken += 1
             option = Option([value] if form else value, text, source, at, item)
-            rank = "u" if is_used else str(min(unused, 5))
-            option.features = [
-                named,
-                f"{named}:{min(age, 3)}{rank}",
-                f"a:{min(age, 3)}",
-                f"i:{min(item.rank, 4)}",
-                f"q:{rank}",
-            ]
+            rank = "u" if is_used else _RANKS[min(unused, 5)]
+            option.features = [*_standing(named, age, rank, min(item.rank, 4))]
             found[text] = option
+
+
+@functools.lru_cache(maxsize=8_192)
+def _standing(named: str, age: int, rank: str, place: int) -> tuple[str, ...]:
+    """The features of where a value stands among those of its source."""
+    return named, f"{named}:{age}{rank}", f"a:{age}", f"i:{place}", f"q:{rank}"
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -246,10 +258,15 @@ def describe(option: Option, moment: Moment, used: dict[str, int]) -> None:
     features.append(f"m:{mention}")
     features.append("t:new" if option.at > moment.last_user else "t:old")
     if item.token >= 0:
-        features += (f"l:{item.left}", f"r:{item.right}")
-        kinds = outline(item.text)
-        if kinds:
-            features.append(f"h:{kinds}")
+        features += _surroundings(item.left, item.right, item.text)
+
+
+@functools.lru_cache(maxsize=8_192)
+def _surroundings(left: str, right: str, text: str) -> tuple[str, ...]:
+    """The features of a piece of a text: its neighbours, and how it is written."""
+    kinds = outline(text)
+    around = f"l:{left}", f"r:{right}"
+    return (*around, f"h:{kinds}") if kinds else around
 
 
 def _mention(item: Item, moment: Moment) -> str:

@@ -33,10 +33,11 @@ from ._writing import Writing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from headstart._calls import ToolCall
     from headstart._messages import ModelResponse
+    from headstart._tools import Tool
     from headstart.predictors._predictor import ResultPrediction
 
     from ._options import Chosen
@@ -80,6 +81,7 @@ class PatternPredictor:
         self._writing = Writing()
         self._histories = Histories()
         self._waiting: dict[History, list[Candidate]] = {}
+        self._newest: Moment | None = None
         self.runs = 0
         self.answers = 0
 
@@ -131,12 +133,22 @@ class PatternPredictor:
         history, gone = self._histories.find(messages)
         for each in gone:
             self._end(each)
-        return Moment(
-            history,
-            len(messages),
-            partial=conversation.partial,
-            tools=conversation.tools,
-        )
+        partial, tools = conversation.partial, conversation.tools
+        return self._moment_of(history, len(messages), tools, partial)
+
+    def _moment_of(
+        self,
+        history: History,
+        length: int,
+        tools: Mapping[str, Tool],
+        partial: str = "",
+    ) -> Moment:
+        """A moment, with what was found out if it was looked at just before."""
+        newest = self._newest
+        if newest is None or not newest.matches(history, length, tools, partial):
+            newest = Moment(history, length, partial=partial, tools=tools)
+            self._newest = newest
+        return newest
 
     def learn(self, conversation: Conversation, response: ModelResponse, /) -> None:
         """Learn from a confirmed answer to this conversation."""
@@ -147,7 +159,8 @@ class PatternPredictor:
         if history not in self._waiting:
             self.runs += 1
         run = history.topic
-        moment = Moment(history, len(messages), tools=tools)
+        moment = self._moment_of(history, len(messages), tools)
+        self._newest = None  # what it found out is to be learned from, once
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
@@ -207,6 +220,7 @@ class PatternPredictor:
         """Take all conversations for ended: what is still expected will not come."""
         for history in self._histories.drain():
             self._end(history)
+        self._newest = None
 
     def merge(self, other: PatternPredictor) -> None:
         """Take in what another predictor learned, from other runs."""
@@ -221,6 +235,7 @@ class PatternPredictor:
                 self.results = LearnedResults()
             self.results.merge(other.results)
         self._writing.merge(other._writing)
+        self._newest = None
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as JSON: structure and figures, no values of a single run."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._moment import Moment
     from ._options import Chosen
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_write_text = json.JSONEncoder().encode
 MAX_CANDIDATES = 16
 """Candidates of one moment that are weighed."""
 
@@ -64,7 +64,11 @@ class Candidate:
         self.arguments: dict[str, Any] = {
             name: option.value for name, option in zip(names, chosen, strict=True)
         }
-        self.key: CallKey = (tool, _CANONICAL.encode(self.arguments))
+        written = sorted(
+            [(name, option.written) for name, option in zip(names, chosen, strict=True)]
+        )
+        members = [f"{_write_text(name)}:{value}" for name, value in written]
+        self.key: CallKey = (tool, f"{{{','.join(members)}}}")
         self.features: list[str] = []
         self.base = 0.0
         self.later_base = 0.0

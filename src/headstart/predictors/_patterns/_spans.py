@@ -10,6 +10,8 @@ READ_CHARACTERS = 6_000
 """Of a longer text the first two thirds of this and the last third are read."""
 MAX_TOKENS = 700
 MAX_VALUE_CHARACTERS = 200
+_MAX_KEPT = 40
+"""Longer tokens are read each time."""
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
@@ -132,8 +134,8 @@ def spans(text: str) -> list[Span]:
     tokens = _tokens(text)
     run: list[int] = []
     for i, raw in enumerate(tokens):
-        token = raw.strip(_AROUND)
-        if not token or (token.islower() and token.isalpha()):
+        token, kind, _ = _read_token(raw)
+        if not kind:
             if run and token not in _CONNECTING:
                 _end_phrase(run, tokens, found)
             elif run:
@@ -141,8 +143,6 @@ def spans(text: str) -> list[Span]:
             continue
         if len(token) > MAX_VALUE_CHARACTERS:
             continue
-        token = _without_possessive(token)
-        kind = shape(token)
         left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
         found.append(Span(token, kind, i, left, right))
         if kind in ("Aa", "A") or (run and token[0].isupper()):
@@ -170,6 +170,30 @@ def _tokens(text: str) -> list[str]:
     return text.split()[:MAX_TOKENS]
 
 
+def _read_token(raw: str) -> tuple[str, str, str]:
+    """A token without what surrounds it, its shape, and what its neighbours see.
+
+    Plain words have no shape.
+    """
+    return _read_new_token(raw) if len(raw) > _MAX_KEPT else _read_known_token(raw)
+
+
+def _read_new_token(raw: str) -> tuple[str, str, str]:
+    token = raw.strip(_AROUND)
+    if raw[-1] in _SENTENCE_END:
+        seen = "^"
+    else:
+        seen = token.casefold()[:12] if token.isalpha() else shape(token[:64])
+    if not token or (token.islower() and token.isalpha()):
+        return token, "", seen
+    if len(token) <= MAX_VALUE_CHARACTERS:
+        token = _without_possessive(token)
+    return token, shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x", seen
+
+
+_read_known_token = functools.lru_cache(maxsize=16_384)(_read_new_token)
+
+
 def _without_possessive(token: str) -> str:
     return token[:-2] if token.endswith(("'s", "\u2019s")) else token
 
@@ -180,11 +204,7 @@ def _neighbour(tokens: list[str], i: int) -> str:
         return "^"
     if i >= len(tokens):
         return "$"
-    raw = tokens[i]
-    if raw[-1] in _SENTENCE_END:
-        return "^"
-    token = raw.strip(_AROUND)
-    return token.casefold()[:12] if token.isalpha() else shape(token[:64])
+    return _read_token(tokens[i])[2]
 
 
 def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -201,6 +202,9 @@ def is_mapping(fields: dict[str, Any]) -> bool:
 def _kin(fields: dict[str, Any]) -> Iterator[frozenset[str]]:
     for value in fields.values():
         if isinstance(value, str) and len(value) <= _TEXT_CHARACTERS * 2:
-            words = stems(value)
+            words = _short_stems(value)
             if words:
                 yield words
+
+
+_short_stems = functools.lru_cache(maxsize=8_192)(stems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import repeat
+from math import sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ class Scope:
     def step(self, features: Iterable[str], gradient: float, rate: float) -> None:
         """Move the weights of features that are there against a gradient."""
         weights, all_seen = self.weights, self.seen
+        weight_of, seen_of = weights.get, all_seen.get
         square, move = gradient * gradient, rate * gradient
         for feature in features:
-            seen = all_seen.get(feature, 0.0) * _FADING + square
+            seen = seen_of(feature, 0.0) * _FADING + square
             all_seen[feature] = seen
-            weight = weights.get(feature, 0.0) - move / math.sqrt(seen + _STEADY)
-            weights[feature] = (
-                weight if -LIMIT < weight < LIMIT else math.copysign(LIMIT, weight)
-            )
+            weight = weight_of(feature, 0.0) - move / sqrt(seen + _STEADY)
+            if not -LIMIT < weight < LIMIT:
+                weight = math.copysign(LIMIT, weight)
+            weights[feature] = weight
         if len(weights) > MAX_FEATURES:
             self.forget()
 
