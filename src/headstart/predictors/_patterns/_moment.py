@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from ._contexts import collapse
 from ._history import USER, History
+from ._rows import next_row
 from ._spans import stems
 from ._values import Item, Reading
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._rows import Place
 
 Stage = Literal["asked", "calling", "idle", "writing"]
 """The model has been asked; its calls run; the user is to speak; the answer's text is
@@ -76,6 +78,7 @@ class Moment:
         self.partial_words = stems(partial) if partial else _NO_WORDS
         self.choices: dict[str, Choice] = {}
         self.probabilities: dict[str, float] | None = None
+        self._rows: dict[str, Place] = {}
 
     def before(self) -> Moment:
         """The moment before the newest message."""
@@ -206,6 +209,13 @@ class Moment:
     def partial_texts(self) -> set[str]:
         """The values in the text that the model is writing."""
         return {item.folded for item in self.announced}
+
+    def next_row(self, tool: str) -> Place:
+        """The object that a loop of a tool over objects comes to next."""
+        row = self._rows.get(tool)
+        if row is None:
+            row = self._rows[tool] = next_row(tool, self)
+        return row
 
     def is_read(self, tool: str) -> bool:
         """Whether a tool is known to change nothing."""
