@@ -81,7 +81,7 @@ class ArgumentModel:
     def __init__(self, familiar: Familiar) -> None:
         self.signatures: dict[str, dict[str, float]] = {}
         self.sources: dict[str, dict[str, float]] = {}
-        self.weights = Weights(rate=0.2)
+        self.weights = Weights(rate=0.1)
         self._familiar = familiar
 
     def assignments(

@@ -199,6 +199,14 @@ class Moment:
         return used
 
     @functools.cached_property
+    def asked_words(self) -> frozenset[str]:
+        """The words in the arguments of the newest call."""
+        if not self.calls:
+            return _NO_WORDS
+        values = self.calls[-1].arguments.values()
+        return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
+
+    @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         reading = Reading()

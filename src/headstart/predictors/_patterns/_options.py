@@ -12,7 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from ._spans import outline
+from ._spans import outline, stems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +109,10 @@ def explain(value: Any, moment: Moment) -> list[str]:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return []
     text = value if isinstance(value, str) else json.dumps(value)
-    for _, item in moment.places(text)[-_MAX_EXPLAINING:]:
+    places = moment.places(text)[-_MAX_EXPLAINING:]
+    if len(text) > 2 and text[0] == text[-1] == '"':
+        places += moment.places(text[1:-1])[-_MAX_EXPLAINING:]
+    for _, item in places:
         change = _change(item.value, value)
         if change is not None:
             found[f"{item.source}{change}"] = None
@@ -247,6 +250,10 @@ def describe(option: Option, moment: Moment, used: dict[str, int], row: Place) -
         option.fresh = False
         newest = moment.calls[-1].at
         features.append("u:last" if at == newest else "u:earlier")
+    if used:  # how it is written, and how such an argument was written before
+        features.append(f"v:{_mark(option.text)}/{_mark(next(reversed(used)))}")
+    last = moment.symbols[-1] if moment.symbols else ""
+    features += [f"s@{last}:{source}" for source in option.sources[:3]]
     item = option.item
     if item is None:
         return
@@ -254,11 +261,39 @@ def describe(option: Option, moment: Moment, used: dict[str, int], row: Place) -
     option.mention = mention
     features.append(f"m:{mention}")
     features.append("t:new" if option.at > moment.last_user else "t:old")
+    if "~" in item.source:
+        first, length, known = _words(item.folded)
+        features += (
+            f"w:{length}",
+            f"lf:{first}",
+            f"p:{min(len(option.places), 4)}",
+            f"o:{_part(known, moment.user_words)}{_part(known, moment.asked_words)}",
+            f"os:{_part(known, moment.said_words)}",
+        )
     if item.token >= 0:
         features += (f"l:{item.left}", f"r:{item.right}")
         kinds = outline(item.text)
         if kinds:
             features.append(f"h:{kinds}")
+
+
+@functools.lru_cache(maxsize=8_192)
+def _words(text: str) -> tuple[str, int, frozenset[str]]:
+    """A text's first word, the number of its words, up to 6, and the words' stems."""
+    words = text.split()
+    return (words[0][:12] if words else "", min(len(words), 6), stems(text))
+
+
+def _mark(text: str) -> str:
+    """What a text begins with, if that is a mark."""
+    return "" if text[:1].isalnum() else text[:1]
+
+
+def _part(known: frozenset[str], words: frozenset[str]) -> str:
+    """How many of some words are among others."""
+    if not known or known.isdisjoint(words):
+        return "0"
+    return "2" if known <= words else "1"
 
 
 def _mention(item: Item, moment: Moment) -> str:
