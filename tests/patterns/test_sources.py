@@ -166,3 +166,36 @@ def test_the_origin_names_sources_and_no_values():
             assert each.origin.startswith("patterns:")
             for value in (who.id, who.name, who.town, *who.parcels):
                 assert value not in each.origin
+
+
+def test_a_loop_over_objects_goes_on_with_the_next_object():
+    patterns = PatternPredictor()
+    for number in range(12):
+        family = [Customer(number + 500 * each) for each in range(3)]
+        teach(patterns, family_run([(each.name, each.town) for each in family]))
+    run = family_run([("Lea", "Bonn"), ("Max", "Kiel"), ("Lea", "Kiel")], asked=2)
+    first = expected(patterns, run)[0]
+    assert first == ("find_customer", {"name": "Lea", "town": "Kiel"})
+
+
+def family_run(family: list[tuple[str, str]], *, asked: int = 3) -> Run:
+    """Members of a family are listed, and each of them is looked for."""
+    rows = [{"name": name, "town": town} for name, town in family]
+    run = Run().user("Look at all of them").asks(("get_customer", {"customer": "x"}))
+    run.gets({"family": rows})
+    for row in rows[:asked]:
+        run.asks(("find_customer", row)).gets("found")
+    return run
+
+
+def test_a_text_in_quotation_marks_comes_from_the_same_text_without_them():
+    patterns = PatternPredictor()
+    for number in range(12):
+        name = Customer(number).name
+        run = Run().user(f"Who wrote 'Letters to {name} {number}'?")
+        teach(
+            patterns, run.asks(("fetch_book", {"q": f'"Letters to {name} {number}"'}))
+        )
+    run = Run().user("Who wrote 'Songs for Zoe'?")
+    first = expected(patterns, run, tools={})[0]
+    assert first == ("fetch_book", {"q": '"Songs for Zoe"'})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headstart._errors import UsageError
@@ -19,12 +20,13 @@ from headstart._errors import UsageError
 from ._options import (
     Chosen,
     Option,
+    Together,
     describe,
     explain,
     gather,
+    join,
     relate,
     same,
-    shared_places,
 )
 from ._weights import LEAST_GRADIENT, Weights
 
@@ -79,7 +81,7 @@ class ArgumentModel:
     def __init__(self, familiar: Familiar) -> None:
         self.signatures: dict[str, dict[str, float]] = {}
         self.sources: dict[str, dict[str, float]] = {}
-        self.weights = Weights(rate=0.2)
+        self.weights = Weights(rate=0.1)
         self._familiar = familiar
 
     def assignments(
@@ -115,14 +117,18 @@ class ArgumentModel:
         width = BEAM if len(names) > 1 else WIDE
         if not moment.is_read(tool):
             width = min(width, NARROW)
-        for name in names:
+        for i, name in enumerate(names):
             choice = self.choice(tool, name, moment)
             if not choice.options:
                 return []
             longer = [
                 ((*chosen, option), score + log_p)
                 for chosen, score in beam
-                for option, log_p in self._ranked(choice, chosen, width)
+                for option, log_p in self._ranked(
+                    choice,
+                    join(chosen, names[:i], tool, name, moment) if i else None,
+                    width,
+                )
                 if score + log_p > least
             ]
             if len(beam) > 1:
@@ -131,10 +137,10 @@ class ArgumentModel:
         return beam
 
     def _ranked(
-        self, choice: Choice, chosen: Chosen, width: int
+        self, choice: Choice, together: Together | None, width: int
     ) -> list[tuple[Option, float]]:
         """The best options given the arguments before, with log probabilities."""
-        scores = self._scores(choice, chosen)
+        scores = self._scores(choice, together)
         highest = max(choice.none, *scores)
         divisor = math.exp(choice.none - highest) + sum(
             [math.exp(score - highest) for score in scores]
@@ -143,19 +149,18 @@ class ArgumentModel:
         ranked = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         return [(choice.options[i], scores[i] - shift) for i in ranked[:width]]
 
-    def _scores(self, choice: Choice, chosen: Chosen) -> list[float]:
+    def _scores(self, choice: Choice, together: Together | None) -> list[float]:
         scores = [option.score for option in choice.options]
-        if chosen:
+        if together is not None:
             own = self.weights.scope(choice.own)
             shared = self.weights.scope(choice.shared)
-            worth: dict[str, float] = {}  # relations are few
-            places = shared_places(chosen)
-            texts = {other.text for other in chosen}
+            worth: dict[tuple[str, ...], float] = {}  # relations are few
             for i, option in enumerate(choice.options):
-                relation = relate(option, texts, places)
+                relation = relate(option, together)
                 known = worth.get(relation)
                 if known is None:
-                    known = own.total((relation,)) + shared.total((relation,))
+                    known = own.total(relation) + shared.total(relation)
+                    known += sum(map(_PRIOR.get, relation, repeat(0.0)))
                     worth[relation] = known
                 scores[i] += known
         return scores
@@ -173,6 +178,8 @@ class ArgumentModel:
             for option in options:
                 features = option.features
                 option.score = own_total(features) + shared_total(features)
+                if "n:row" in features:
+                    option.score += _PRIOR["n:row"]
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
@@ -189,8 +196,9 @@ class ArgumentModel:
             if count >= least:
                 gather(source, moment, used, found, limit)
         options = list(found.values())
+        row = moment.next_row(tool)
         for option in options:
-            describe(option, moment, used)
+            describe(option, moment, used, row)
         return options
 
     def learn(
@@ -201,10 +209,12 @@ class ArgumentModel:
         signatures = self.signatures.setdefault(tool, {})
         _count(signatures, [_signature(names, signatures)], MAX_SIGNATURES)
         chosen: Chosen = ()
-        for name in names:
+        for i, name in enumerate(names):
             value = arguments[name]
             choice = self.choice(tool, name, moment)
-            right = self._learn_choice(choice, value, chosen, run)
+            before = names[i - len(chosen) : i]
+            together = join(chosen, before, tool, name, moment) if chosen else None
+            right = self._learn_choice(choice, value, together, run)
             sources = explain(value, moment)
             if not sources:
                 sources = self._constant(slot_of(tool, name), value, run)
@@ -214,18 +224,16 @@ class ArgumentModel:
             chosen = (*chosen, right) if right is not None else ()
 
     def _learn_choice(
-        self, choice: Choice, value: Any, chosen: Chosen, run: int
+        self, choice: Choice, value: Any, together: Together | None, run: int
     ) -> Option | None:
         """Learn which of the options it was; `None` if none of them."""
         options = choice.options
-        scores = self._scores(choice, chosen)
+        scores = self._scores(choice, together)
         highest = max(choice.none, *scores, choice.none)
         exps = [math.exp(score - highest) for score in scores]
         none_exp = math.exp(choice.none - highest)
         divisor = none_exp + sum(exps)
         right = next((o for o in options if same(o.value, value)), None)
-        places = shared_places(chosen)
-        texts = {other.text for other in chosen}
         for option, exp in zip(options, exps, strict=True):
             gradient = exp / divisor - (option is right)
             if abs(gradient) < LEAST_GRADIENT:
@@ -235,8 +243,8 @@ class ArgumentModel:
                 for feature in option.features
                 if feature[0] not in "lr" or self._familiar.note(feature, run)
             ]
-            if chosen:
-                features.append(relate(option, texts, places))
+            if together is not None:
+                features += relate(option, together)
             self.weights.step(choice.own, features, gradient)
             general = [feature for feature in features if feature[0] != "s"]
             self.weights.step(choice.shared, general, gradient)
@@ -293,6 +301,8 @@ class ArgumentModel:
 
 
 _UNUSED: dict[str, int] = {}
+_PRIOR = {"n:row": 2.0, "x:object!": 1.5, "x:same": -1.0, "x:apart": -0.5}
+"""What is expected of relations before anything is learned about them."""
 _NONE = ("none",)
 """The feature of the outcome that no known value is the right one."""
 

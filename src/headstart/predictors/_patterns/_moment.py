@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from ._contexts import collapse
 from ._history import USER, History
+from ._rows import next_row
+from ._spans import stems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._rows import Place
     from ._values import Item
 
 Stage = Literal["asked", "calling", "idle", "writing"]
@@ -79,6 +82,7 @@ class Moment:
         self.probabilities: dict[str, float] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
+        self._rows: dict[str, Place] = {}
 
     def matches(
         self,
@@ -227,6 +231,14 @@ class Moment:
         return used
 
     @functools.cached_property
+    def asked_words(self) -> frozenset[str]:
+        """The words in the arguments of the newest call."""
+        if not self.calls:
+            return _NO_WORDS
+        values = self.calls[-1].arguments.values()
+        return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
+
+    @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         return self.history.readings.text(WRITING, self.partial)
@@ -235,6 +247,13 @@ class Moment:
     def partial_texts(self) -> set[str]:
         """The values in the text that the model is writing."""
         return {item.folded for item in self.announced}
+
+    def next_row(self, tool: str) -> Place:
+        """The object that a loop of a tool over objects comes to next."""
+        row = self._rows.get(tool)
+        if row is None:
+            row = self._rows[tool] = next_row(tool, self)
+        return row
 
     def is_read(self, tool: str) -> bool:
         """Whether a tool is known to change nothing."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from ._spans import outline
+from ._spans import outline, stems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._moment import Moment
+    from ._rows import Place
     from ._values import Item
 
 MAX_SEGMENTS = 6
@@ -49,8 +50,8 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 """How a value may be changed on its way into an argument."""
 
 Chosen: TypeAlias = "tuple[Option, ...]"
-Places: TypeAlias = dict[tuple[int, int], int]
-"""By message, and object or text in it: the number of the token there, or -1."""
+Places: TypeAlias = "dict[tuple[int, int], Item]"
+"""By message, and object or text in it: what stands there."""
 
 
 class Option:
@@ -63,8 +64,7 @@ class Option:
         features: What is known about it.
         at: The position of the message where it stands; -1 for a constant.
         item: What stands there.
-        places: Every place where it stands: message and object or text, and the number
-            of its token there.
+        places: Every place where it stands.
         score: How well it fits, among the others.
         mention: How it is mentioned in what was said last, as a short code.
         fresh: Whether no earlier call of the tool had it.
@@ -93,7 +93,7 @@ class Option:
         self.features: list[str] = []
         self.at = at
         self.item = item
-        self.places: Places = {} if item is None else {(at, item.group): item.token}
+        self.places: Places = {} if item is None else {(at, item.group): item}
         self.score = 0.0
         self.mention = ""
         self.fresh = True
@@ -120,7 +120,10 @@ def explain(value: Any, moment: Moment) -> list[str]:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return []
     text = value if isinstance(value, str) else json.dumps(value)
-    for _, item in moment.places(text)[-_MAX_EXPLAINING:]:
+    places = moment.places(text)[-_MAX_EXPLAINING:]
+    if len(text) > 2 and text[0] == text[-1] == '"':
+        places += moment.places(text[1:-1])[-_MAX_EXPLAINING:]
+    for _, item in places:
         change = _change(item.value, value)
         if change is not None:
             found[f"{item.source}{change}"] = None
@@ -192,7 +195,7 @@ def gather(
             known = found.get(text)
             if known is not None:
                 if len(known.places) < MAX_PLACES:
-                    known.places.setdefault((at, item.group), item.token)
+                    known.places.setdefault((at, item.group), item)
                 if known.sources[-1] != source:
                     known.sources.append(source)
                     known.features.append(named)
@@ -242,14 +245,27 @@ def _add(found: dict[str, Option], option: Option, named: str) -> None:
         known.features.append(named)
 
 
-def describe(option: Option, moment: Moment, used: dict[str, int]) -> None:
-    """Add what is known of an option beside its sources."""
+def describe(option: Option, moment: Moment, used: dict[str, int], row: Place) -> None:
+    """Add what is known of an option beside its sources.
+
+    Args:
+        option: The value.
+        moment: When it may be an argument.
+        used: Where earlier calls of the tool had it as this argument.
+        row: The object that a loop comes to next.
+    """
+    if row in option.places:
+        option.features.append("n:row")
     features = option.features
     at = used.get(option.text)
     if at is not None:
         option.fresh = False
         newest = moment.calls[-1].at
         features.append("u:last" if at == newest else "u:earlier")
+    if used:  # how it is written, and how such an argument was written before
+        features.append(f"v:{_mark(option.text)}/{_mark(next(reversed(used)))}")
+    last = moment.symbols[-1] if moment.symbols else ""
+    features += [f"s@{last}:{source}" for source in option.sources[:3]]
     item = option.item
     if item is None:
         return
@@ -257,6 +273,15 @@ def describe(option: Option, moment: Moment, used: dict[str, int]) -> None:
     option.mention = mention
     features.append(f"m:{mention}")
     features.append("t:new" if option.at > moment.last_user else "t:old")
+    if "~" in item.source:
+        first, length, known = _words(item.folded)
+        features += (
+            f"w:{length}",
+            f"lf:{first}",
+            f"p:{min(len(option.places), 4)}",
+            f"o:{_part(known, moment.user_words)}{_part(known, moment.asked_words)}",
+            f"os:{_part(known, moment.said_words)}",
+        )
     if item.token >= 0:
         features += _surroundings(item.left, item.right, item.text)
 
@@ -267,6 +292,25 @@ def _surroundings(left: str, right: str, text: str) -> tuple[str, ...]:
     kinds = outline(text)
     around = f"l:{left}", f"r:{right}"
     return (*around, f"h:{kinds}") if kinds else around
+
+
+@functools.lru_cache(maxsize=8_192)
+def _words(text: str) -> tuple[str, int, frozenset[str]]:
+    """A text's first word, the number of its words, up to 6, and the words' stems."""
+    words = text.split()
+    return (words[0][:12] if words else "", min(len(words), 6), stems(text))
+
+
+def _mark(text: str) -> str:
+    """What a text begins with, if that is a mark."""
+    return "" if text[:1].isalnum() else text[:1]
+
+
+def _part(known: frozenset[str], words: frozenset[str]) -> str:
+    """How many of some words are among others."""
+    if not known or known.isdisjoint(words):
+        return "0"
+    return "2" if known <= words else "1"
 
 
 def _mention(item: Item, moment: Moment) -> str:
@@ -289,38 +333,73 @@ def _overlap(kin: Sequence[frozenset[str]], words: frozenset[str]) -> bool:
     return bool(words) and any(each <= words for each in kin)
 
 
-def shared_places(chosen: Chosen) -> Places:
-    """Where all of the values stand together; where the last does, if nowhere."""
-    if not chosen:
-        return {}
+class Together(NamedTuple):
+    """The arguments chosen so far, as the one after them sees them.
+
+    Attributes:
+        texts: Their values.
+        places: Where they stand together; where the last does, if nowhere.
+        whole: Whether all of them stand there.
+        made: What earlier calls that had the same values had for the next argument.
+    """
+
+    texts: set[str]
+    places: Places
+    whole: bool
+    made: set[str]
+
+
+def join(
+    chosen: Chosen, names: Sequence[str], tool: str, name: str, moment: Moment
+) -> Together:
+    """What an argument sees of those before it.
+
+    Args:
+        chosen: The values of the arguments before it.
+        names: Their names.
+        tool: The tool.
+        name: The argument.
+        moment: When the tool may be called.
+    """
     places = chosen[-1].places
+    whole = True
     for option in chosen[-2::-1]:
         both = places.keys() & option.places.keys()
         if not both:
-            return chosen[-1].places
+            places, whole = chosen[-1].places, False
+            break
         places = {place: places[place] for place in both}
-    return places
+    made: set[str] = set()
+    before = list(zip(names, [option.value for option in chosen], strict=True))
+    for call in moment.calls:
+        if call.tool == tool and name in call.arguments:
+            arguments = call.arguments
+            if all(arguments.get(each) == value for each, value in before):
+                made.add(str(arguments[name]))
+    return Together({option.text for option in chosen}, places, whole, made)
 
 
-def relate(option: Option, texts: set[str], there: Places) -> str:
-    """How a value stands to those of the arguments before it.
-
-    Args:
-        option: The value.
-        texts: The values of the arguments before it.
-        there: Where they stand together.
-    """
-    if option.text in texts:
-        return "x:same"
-    here = option.places
-    if here.keys().isdisjoint(there):
-        return "x:apart"
+def relate(option: Option, together: Together) -> tuple[str, ...]:
+    """How a value stands to those of the arguments before it."""
+    features: list[str] = []
+    if option.text in together.texts:
+        features.append("x:same")
+    here, there = option.places, together.places
     both = here.keys() & there.keys()
-    distances = [
-        here[place] - there[place]
-        for place in both
-        if min(here[place], there[place]) >= 0
-    ]
-    if not distances:
-        return "x:object"
-    return f"x:{max(-4, min(8, min(distances, key=abs)))}"
+    near, row = 99, None
+    for place in both:
+        left, right = there[place], here[place]
+        if min(left.token, right.token) < 0:
+            row = place if row is None else max(row, place)
+        elif abs(right.token - left.token) < abs(near):
+            near = right.token - left.token
+    if row is not None:
+        features.append("x:object!" if together.whole else "x:object")
+        features.append(f"s&{there[row].source}&{here[row].source}")
+    if near != 99:
+        features.append(f"x:{max(-4, min(8, near))}")
+    if not both:
+        features.append("x:apart")
+    if option.text in together.made:
+        features.append("x:made")
+    return tuple(features)

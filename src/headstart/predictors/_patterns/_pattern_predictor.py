@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from ._options import Chosen
 
 MAX_PREDICTIONS = 16
-LEAST_PROBABILITY = 0.01
+LEAST_PROBABILITY = 0.002
 """Less probable calls are not proposed."""
 LEAST_READ, LEAST_OTHER = 0.01, 0.1
 """Tools that are less probable are not looked at: reads, and others."""
 MAX_WRITES = 1
 """Tools that may change something are never launched early: few are looked at."""
-LEAST = 0.0005
+LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
 """After so many answers, candidates are weighed for one answer in so many: that is the

@@ -147,7 +147,7 @@ def spans(text: str) -> list[Span]:
         found.append(Span(token, kind, i, left, right))
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
-            if raw[-1] in _ENDING:
+            if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
                 _note_place(run, tokens, found)
                 _end_phrase(run, tokens, found)
         elif run:
