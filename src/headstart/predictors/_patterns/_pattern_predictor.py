@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headstart._tools import Tool
     from headstart.predictors._predictor import ResultPrediction
 
+    from ._history import CallKey
     from ._options import Chosen
 
 MAX_PREDICTIONS = 16
@@ -199,22 +200,18 @@ class PatternPredictor:
     ) -> None:
         """Learn what came of candidates that were waiting for an answer like this."""
         waiting = self._waiting[history]
+        asked: set[CallKey] = set()
+        writes = False
         for call in calls:
-            key = call_key(call)
-            kept: list[Candidate] = []
-            for each in waiting:
-                if each.key == key:
-                    self._ranking.learn_later(each, came_true=True)
-                else:
-                    kept.append(each)
-            waiting = kept
-            if not moment.is_read(call.name):
-                for each in waiting:
-                    self._ranking.learn_later(each, came_true=False)
-                waiting = []
-        while len(waiting) > _MAX_WAITING:
-            self._ranking.learn_later(waiting.pop(0), came_true=False)
-        self._waiting[history] = waiting
+            asked.add(call_key(call))
+            writes = writes or not moment.is_read(call.name)
+        came = [each for each in waiting if each.key in asked]
+        self._ranking.learn_later(came, came_true=True)
+        waiting = [each for each in waiting if each.key not in asked]
+        kept = 0 if writes else _MAX_WAITING
+        gone = max(0, len(waiting) - kept)
+        self._ranking.learn_later(waiting[:gone], came_true=False)
+        self._waiting[history] = waiting[gone:]
 
     def settle(self) -> None:
         """Take all conversations for ended: what is still expected will not come."""
@@ -307,8 +304,7 @@ class PatternPredictor:
         return cls.from_dict(load_patterns(path))
 
     def _end(self, history: History) -> None:
-        for each in self._waiting.pop(history, ()):
-            self._ranking.learn_later(each, came_true=False)
+        self._ranking.learn_later(self._waiting.pop(history, []), came_true=False)
 
     def _candidates(self, moment: Moment) -> list[Candidate]:
         """What may be asked for, weighed, the best by tool and arguments alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ._reliability import Reliability
@@ -109,14 +110,21 @@ class Ranking:
         self.next_reliability.learn(candidate.own, candidate.next, came_true=came_true)
         _learn(self.next, candidate, candidate.next - came_true)
 
-    def learn_later(self, candidate: Candidate, *, came_true: bool) -> None:
-        """Learn whether a candidate was asked for before something was written."""
-        self.later_reliability.learn(
-            candidate.own, candidate.later, came_true=came_true
-        )
-        # Much may have been learned since the candidate was weighed.
-        now = self._later(candidate)
-        _learn(self.later, candidate, now - came_true)
+    def learn_later(self, candidates: Sequence[Candidate], *, came_true: bool) -> None:
+        """Learn whether candidates were asked for before something was written.
+
+        Args:
+            candidates: Those of one conversation of which this is known now.
+            came_true: Whether they were.
+        """
+        # They were expected at many moments, and are one and the same experience: all
+        # those of a tool together move its weights as far as one would.
+        together = Counter(each.tool for each in candidates)
+        for each in candidates:
+            self.later_reliability.learn(each.own, each.later, came_true=came_true)
+            # Much may have been learned since the candidate was weighed.
+            now = self._later(each)
+            _learn(self.later, each, now - came_true, share=1 / together[each.tool])
 
     def merge(self, other: Ranking) -> None:
         """Take in what others learned."""
@@ -126,10 +134,12 @@ class Ranking:
         self.later_reliability.merge(other.later_reliability)
 
 
-def _learn(weights: Weights, candidate: Candidate, gradient: float) -> None:
+def _learn(
+    weights: Weights, candidate: Candidate, gradient: float, *, share: float = 1.0
+) -> None:
     if abs(gradient) > LEAST_GRADIENT:
-        weights.step(candidate.own, candidate.features, gradient)
-        weights.step(candidate.shared, candidate.features, gradient)
+        weights.step(candidate.own, candidate.features, gradient, share=share)
+        weights.step(candidate.shared, candidate.features, gradient, share=share)
 
 
 def describe(
