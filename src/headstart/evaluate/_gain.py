@@ -186,7 +186,10 @@ class GainMeter:
         self._runs = runs
         self._tools = tools
         self._policy = ValuePolicy(
-            min_beside_probability=beside, wasted_second_cost=1.0, max_depth=2
+            min_beside_probability=beside,
+            wasted_second_cost=1.5,
+            max_depth=3,
+            max_branches=1,
         )
         means = mean_tool_seconds(each.run for each in runs)
         reads = {tool.name for tool in tools if tool.effect is Effect.READ}
