@@ -84,7 +84,7 @@ def test_learned_patterns_are_written_and_read_back(files, tmp_path):
     report = learn_files([runs], patterns, tools=tools)
     assert (report.runs, report.answers, report.calls) == (16, 48, 32)
     assert predicted(PatternPredictor.load(output), tools) == predicted(patterns, tools)
-    assert predicted(patterns, tools)[0][:2] == ("get", '{"id": "A-999"}')
+    assert predicted(patterns, tools)[0][:2] == ("get", '{"id":"A-999"}')
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
