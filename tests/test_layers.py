@@ -30,6 +30,7 @@ LAYERS = {
     "_turns": 5,
     "_launches": 5,
     "_branches": 5,
+    "_answer_stream": 5,
     "_slots": 5,
     "_predicting": 5,
     "_agent": 5,

@@ -50,6 +50,7 @@ from ._messages import (
     ModelDelta as ModelDelta,
     ModelRequest as ModelRequest,
     ModelResponse as ModelResponse,
+    NativeDelta as NativeDelta,
     TextDelta as TextDelta,
     Usage as Usage,
 )
@@ -96,6 +97,7 @@ __all__ = (
     "ModelError",
     "ModelRequest",
     "ModelResponse",
+    "NativeDelta",
     "Policy",
     "PredictorError",
     "Record",

@@ -51,10 +51,14 @@ class ToolResult:
     Attributes:
         content: The text of the tool message.
         is_error: Whether the tool failed, and `content` says how.
+        value: What the tool returned, where one ran: for hosts that show it otherwise.
+        error: What the tool raised, where it did.
     """
 
     content: str = field(repr=False)
     is_error: bool = False
+    value: Any = field(default=None, compare=False, repr=False)
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_value(cls, value: object) -> ToolResult:
@@ -66,18 +70,18 @@ class ToolResult:
         if isinstance(value, ToolResult):
             return value
         if isinstance(value, str):
-            return cls(value)
+            return cls(value, value=value)
         try:
             rendered = to_json(value, inf_nan_mode="constants").decode()
         except RecursionError as error:
             msg = "The value is nested too deeply to be rendered as JSON."
             raise ValueError(msg) from error
-        return cls(rendered)
+        return cls(rendered, value=value)
 
     @classmethod
     def from_error(cls, error: BaseException) -> ToolResult:
         """Render what a tool raised, as the model is told of it."""
-        return cls(f"{type(error).__name__}: {error}", is_error=True)
+        return cls(f"{type(error).__name__}: {error}", is_error=True, error=error)
 
 
 class _NotCanonicalError(ValueError):

@@ -35,7 +35,7 @@ from ._tools import Effect, InvalidArgumentsError, Tool, overlaps
 from ._turn import Launch, Slot, Turn, touched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyio import Event
     from anyio.abc import TaskGroup
@@ -461,10 +461,33 @@ class LaunchPool:
             wasted_s=wasted_s,
         )
 
-    def discard_where(self, reason: str, condition: Callable[[Launch], bool]) -> None:
-        """Discard every live launch that `condition` holds for."""
-        for launch in [launch for launch in self._live if condition(launch)]:
+    def discard_where(
+        self, reason: str, condition: Callable[[Launch], bool]
+    ) -> list[Slot]:
+        """Discard every live launch that `condition` holds for.
+
+        Returns:
+            The slots that lost their launch.
+        """
+        found = [launch for launch in self._live if condition(launch)]
+        bereft = [launch.slot for launch in found if launch.slot is not None]
+        for launch in found:
             self.discard(launch, reason)
+        return bereft
+
+    def keep_to(self, tools: Mapping[str, Tool]) -> list[Slot]:
+        """Discard what was launched, or waits to be, of tools that are not these.
+
+        Returns:
+            The slots that lost their launch.
+        """
+        self._waiting = [
+            kept for kept in self._waiting if tools.get(kept.tool.name) is kept.tool
+        ]
+        return self.discard_where(
+            "its tool is gone",
+            lambda launch: tools.get(launch.tool.name) is not launch.tool,
+        )
 
     def distrust_stream(self, tool: str) -> None:
         """Start no more calls of `tool` from the stream: it changed a sealed one."""
@@ -487,15 +510,12 @@ class LaunchPool:
             The slots that lost their launch, as it had seen the state before.
         """
         self._open_writes.append(slot)
-        stale = [
-            launch
-            for launch in self._live
-            if launch is not slot.launch and overlaps(slot.writes, launch.touches)
-        ]
-        bereft = [launch.slot for launch in stale if launch.slot is not None]
-        for launch in stale:
-            self.discard(launch, "a write ahead of it changed what it touches")
-        return bereft
+        return self.discard_where(
+            "a write ahead of it changed what it touches",
+            lambda launch: (
+                launch is not slot.launch and overlaps(slot.writes, launch.touches)
+            ),
+        )
 
     def end_write(self, slot: Slot) -> None:
         """A confirmed call that changes something has ended; start what waited."""

@@ -28,6 +28,9 @@ class Message:
         name: The tool's name on a tool message, where it is known.
         is_error: Whether a tool message tells of a failure. Not all providers tell the
             model; `to_dict` leaves it out.
+        native: What stands for the message in the host's own framework, if anything
+            does; the `ToolResult` in a request that the engine runs ahead. Headstart
+            hands it on, and never compares or shows it.
     """
 
     role: Role
@@ -36,6 +39,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     is_error: bool = False
+    native: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def for_result(cls, call: ToolCall, result: ToolResult) -> Message:
@@ -154,9 +158,15 @@ class ModelRequest:
     def answered(
         self, calls: Iterable[ToolCall], results: Iterable[ToolResult]
     ) -> ModelRequest:
-        """A new request with one tool message a call at the end, in call order."""
+        """A new request with one tool message a call at the end, in call order.
+
+        Their `native` is the result, with what the tool returned.
+        """
         pairs = zip(calls, results, strict=True)
-        return self.extended(Message.for_result(*pair) for pair in pairs)
+        return self.extended(
+            replace(Message.for_result(call, result), native=result)
+            for call, result in pairs
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +193,19 @@ class CallDelta:
     arguments: str = ""
 
 
-ModelDelta: TypeAlias = TextDelta | CallDelta
+@dataclass(frozen=True, slots=True)
+class NativeDelta:
+    """An event of the host's own framework, for the host alone.
+
+    Headstart holds it and hands it on in its place among the others, and reads nothing
+    from it: what an event says of text and calls is put as `TextDelta` and `CallDelta`
+    as well, before it.
+    """
+
+    event: Any = field(compare=False, repr=False)
+
+
+ModelDelta: TypeAlias = TextDelta | CallDelta | NativeDelta
 DeltaReceiver: TypeAlias = Callable[[ModelDelta], None]
 
 
@@ -209,16 +231,23 @@ class ModelResponse:
         text: What it says to the user.
         tool_calls: What it asks for, in its own order.
         usage: Tokens billed.
+        native: What stands for it in the host's own framework; see `Message.native`.
     """
 
     text: str = field(default="", repr=False)
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
+    native: Any = field(default=None, compare=False, repr=False)
 
     @property
     def message(self) -> Message:
         """The assistant message that this response adds to the conversation."""
-        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls)
+        return Message(
+            role="assistant",
+            content=self.text,
+            tool_calls=self.tool_calls,
+            native=self.native,
+        )
 
 
 class Model(Protocol):

@@ -19,13 +19,14 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import anyio
 from typing_extensions import TypeVar
 
+from ._answer_stream import AnswerStream
 from ._barrier import WriteBarrier, running_in
 from ._branches import render
 from ._call_speculation import (
@@ -136,19 +137,12 @@ class Session(Generic[Deps]):
         self.name = name or f"session-{next(_numbers)}"
         self.deps = cast("Deps", deps)
         self._tools = _by_name(tools)
-        if approve is None:
-            for tool in self._tools.values():
-                if tool.approval:
-                    msg = (
-                        f"The tool {tool.name!r} needs approval: give the session an "
-                        "'approve' function that decides each call."
-                    )
-                    raise UsageError(msg)
+        self._approve = approve
+        self._check_approvals(self._tools)
         self._predictors = tuple(predictors)
         self._policy = policy if policy is not None else ValuePolicy()
         self._experience = experience if experience is not None else Experience()
         self._sink = sink
-        self._approve = approve
         self._permit = permit
         self._conditions = tuple(conditions)
         self._ordered = ordered
@@ -163,6 +157,34 @@ class Session(Generic[Deps]):
     def tools(self) -> tuple[Tool, ...]:
         """The tools, in the order given."""
         return tuple(self._tools.values())
+
+    def use_tools(self, tools: Iterable[Tool]) -> None:
+        """Replace the tools, for a host whose tools change between requests.
+
+        Launches of a tool that is gone, or is another `Tool` of the same name now,
+        are not used any more.
+
+        Raises:
+            UsageError: As `Session` itself does; the tools are as before then.
+        """
+        named = _by_name(tools)
+        self._check_approvals(named)
+        self._tools.clear()
+        self._tools.update(named)
+        if self._task_group is not None:
+            for bereft in self._pool.keep_to(named):
+                self._turns.lose_launch(bereft)
+
+    def _check_approvals(self, tools: Mapping[str, Tool]) -> None:
+        if self._approve is not None:
+            return
+        for tool in tools.values():
+            if tool.approval:
+                msg = (
+                    f"The tool {tool.name!r} needs approval: give the session an "
+                    "'approve' function that decides each call."
+                )
+                raise UsageError(msg)
 
     async def __aenter__(self) -> Session[Deps]:
         if self._task_group is not None:
@@ -325,6 +347,31 @@ class Session(Generic[Deps]):
         self._turns.predict(turn)
         self._turns.consider_run_ahead(turn)
 
+    def stream(self, request: ModelRequest, ask_model: AskModel) -> AnswerStream:
+        """Like `ask`, for a host that reads the answer while it comes.
+
+        ```python
+        async with session.stream(request, model.respond) as answer:
+            async for delta in answer:
+                ...
+        response = answer.response
+        ```
+
+        `ask_model` is called in a task of the session. Leaving the block before the
+        pieces have ended ends the request: there is no answer then.
+        """
+        return AnswerStream(self, request, ask_model)
+
+    def run_in_background(
+        self, function: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Run what must not outlive the session; whatever it raises ends the session.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        self._open_group().start_soon(function, name="headstart background")
+
     def idle(self) -> None:
         """Ask the predictors again now: the user thinks, and there is time.
 
@@ -473,7 +520,7 @@ class Session(Generic[Deps]):
             slot.launch = None
             return None
         except WriteDenied as error:
-            result = _refusal(error.reason)
+            result = _refusal(error)
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
             result = ToolResult.from_error(error)
         except anyio.get_cancelled_exc_class():
@@ -512,7 +559,7 @@ class Session(Generic[Deps]):
                 else:
                     value = await _within(tool, barrier, context, arguments)
         except WriteDenied as error:
-            return _refusal(error.reason)
+            return _refusal(error)
         except Exception as error:  # noqa: BLE001 - the tool's failure is its result
             return ToolResult.from_error(error)
         except anyio.get_cancelled_exc_class() as error:
@@ -601,8 +648,9 @@ async def _within(
     return None
 
 
-def _refusal(reason: str) -> ToolResult:
-    return ToolResult(f"The call was refused: {reason}.", is_error=True)
+def _refusal(error: WriteDenied) -> ToolResult:
+    text = f"The call was refused: {error.reason}."
+    return ToolResult(text, is_error=True, error=error)
 
 
 def _by_name(tools: Iterable[Tool]) -> dict[str, Tool]:

@@ -229,7 +229,8 @@ class Tool:
 
     Made by `tool`. Constructed directly with `parameters`, a JSON schema from
     elsewhere, the function takes one dict of the decoded arguments instead (after the
-    context, if it asks for it), and arguments are compared as JSON.
+    context, if it asks for it), and arguments are compared as JSON, or as `validate`
+    reads them.
 
     A `Tool` is called like its function, which makes it easy to test.
 
@@ -257,6 +258,7 @@ class Tool:
         name: str | None = None,
         description: str | None = None,
         parameters: dict[str, Any] | None = None,
+        validate: Callable[[str], dict[str, Any]] | None = None,
         effect: Effect | str = Effect.UNSAFE,
         reads: Sequence[str] | None = None,
         writes: Sequence[str] | None = None,
@@ -294,6 +296,10 @@ class Tool:
         )
         self._takes_context, fields = _read_signature(function, self.name)
         self._model: type[BaseModel] | None = None
+        self._validate = validate
+        if validate is not None and parameters is None:
+            msg = f"The tool {self.name!r} has 'validate' and no 'parameters' for it."
+            raise ToolDefinitionError(msg, tool=self.name)
         if parameters is None:
             self._names = tuple(
                 (name, _FIELD.format(position)) for position, name in enumerate(fields)
@@ -334,7 +340,12 @@ class Tool:
             if decoded is None:
                 msg = "The arguments are not a JSON object."
                 raise InvalidArgumentsError(msg)
-            return decoded
+            if self._validate is None:
+                return decoded
+            try:
+                return self._validate(arguments)
+            except Exception as error:  # a validator may raise anything
+                raise InvalidArgumentsError(str(error)) from error
         text = arguments if arguments and not arguments.isspace() else "{}"
         try:
             model: BaseModel = self._model.__pydantic_validator__.validate_json(text)
@@ -354,7 +365,7 @@ class Tool:
         values = comparable_arguments(arguments)
         if values is None:
             return None
-        if self._model is not None:
+        if self._model is not None or self._validate is not None:
             try:
                 values = self.validate(arguments)
             except InvalidArgumentsError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._calls import ToolCall, ToolResult, decode_arguments
-from ._messages import CallDelta, Message, ModelDelta, TextDelta
+from ._messages import CallDelta, Message, ModelDelta
 from ._tools import EVERYTHING, NOTHING, ResourceKeys, Tool, overlaps
 from .predictors import ResultPrediction
 
@@ -344,7 +344,7 @@ class CallAssembler:
 
     def put(self, delta: ModelDelta) -> tuple[int, ToolCall] | None:
         """Take a delta. Returns the index and the call that it seals, if it does."""
-        if isinstance(delta, TextDelta):
+        if not isinstance(delta, CallDelta):
             return None
         partial = self._calls.get(delta.index)
         if partial is None:
