@@ -70,6 +70,7 @@ from ._tools import (
     Effect as Effect,
     Tool as Tool,
     ToolContext as ToolContext,
+    current_context as current_context,
     disowned_threads as disowned_threads,
     tool as tool,
 )
@@ -123,6 +124,7 @@ __all__ = (
     "WriteBarrier",
     "WriteDenied",
     "current_barrier",
+    "current_context",
     "disowned_threads",
     "dump_event",
     "load_event",

@@ -28,7 +28,7 @@ from ._calls import ToolCall, ToolResult
 from ._clock import running_clock
 from ._errors import SpeculationError, UsageError
 from ._lifecycle import Lifecycle, SpeculationInput, SpeculationState
-from ._tools import ArgumentsFingerprint, Tool, ToolContext
+from ._tools import ArgumentsFingerprint, Tool, ToolContext, entered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -229,7 +229,7 @@ class ToolCallSpeculator:
         try:
             with self._scope:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                with running_in(self._gate):
+                with running_in(self._gate), entered(self._context):
                     arguments = self.tool.validate(self.arguments)
                     self._value = await self.tool.invoke(self._context, arguments)
         except BaseException as error:

@@ -50,7 +50,7 @@ from ._events import (
     TurnConfirmed,
 )
 from ._policy import Experience, Policy, ValuePolicy
-from ._tools import Effect, Tool, ToolContext
+from ._tools import Effect, Tool, ToolContext, entered
 from ._turns import TurnTree, renumber
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class Session(Generic[Deps]):
         ordered: Say so if the host runs the calls of a turn one after the other instead
             of side by side.
         speculate: False runs everything as if there were no headstart, but for events.
+        foreign: Say so if the host itself tells the model of calls without a tool here,
+            or whose arguments are invalid: nothing is run ahead on such calls then.
         name: What it is called in events.
 
     Raises:
@@ -132,6 +134,7 @@ class Session(Generic[Deps]):
         conditions: Sequence[WriteBarrier] = (),
         ordered: bool = False,
         speculate: bool = True,
+        foreign: bool = False,
         name: str | None = None,
     ) -> None:
         self.name = name or f"session-{next(_numbers)}"
@@ -147,6 +150,7 @@ class Session(Generic[Deps]):
         self._conditions = tuple(conditions)
         self._ordered = ordered
         self._speculate = speculate
+        self._foreign = foreign
         self._task_group: TaskGroup | None = None
         self._closed = False
 
@@ -203,6 +207,7 @@ class Session(Generic[Deps]):
             clock=self._now,
             speculate=self._speculate,
             ordered=self._ordered,
+            foreign=self._foreign,
         )
         self._pool = self._turns.pool
         self._task_group = anyio.create_task_group()
@@ -553,7 +558,7 @@ class Session(Generic[Deps]):
         try:
             if tool.effect is Effect.UNSAFE and self._conditions:
                 await barrier.wait()  # it would not wait by itself
-            with running_in(barrier):
+            with running_in(barrier), entered(context):
                 if tool.timeout is None:
                     value = await tool.invoke(context, arguments)
                 else:

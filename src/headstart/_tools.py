@@ -6,6 +6,7 @@ import enum
 import inspect
 import string
 import threading
+from contextvars import ContextVar
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -100,7 +101,7 @@ class ToolContext(Generic[Deps]):
         barrier: What a `GATED` tool awaits before each side effect.
     """
 
-    __slots__ = ("_on_early_result", "barrier", "call", "deps")
+    __slots__ = ("_home", "_on_early_result", "_render", "barrier", "call", "deps")
 
     def __init__(
         self,
@@ -114,6 +115,13 @@ class ToolContext(Generic[Deps]):
         self.call = call
         self.barrier = barrier
         self._on_early_result = on_early_result
+        self._render: Callable[[Any], ToolResult] = ToolResult.from_value
+        self._home: tuple[int, anyio.lowlevel.EventLoopToken] | None = None
+
+    def adapt(self, render: Callable[[Any], ToolResult]) -> None:
+        """Take a host's own way to show values, and its threads: for adapters."""
+        self._render = render
+        self._home = threading.get_ident(), anyio.lowlevel.current_token()
 
     @property
     def speculative(self) -> bool:
@@ -131,9 +139,13 @@ class ToolContext(Generic[Deps]):
         Raises:
             ValueError: The value cannot be rendered as a result.
         """
-        result = ToolResult.from_value(value)
+        result = self._render(value)
         if _thread_run.active:
             anyio.from_thread.run_sync(self.receive_early_result, result)
+        elif self._home is not None and self._home[0] != threading.get_ident():
+            anyio.from_thread.run_sync(
+                self.receive_early_result, result, token=self._home[1]
+            )
         else:
             self.receive_early_result(result)
 
@@ -141,6 +153,47 @@ class ToolContext(Generic[Deps]):
         """Take a rendered early result, in the event loop's own thread."""
         if self._on_early_result is not None:
             self._on_early_result(result)
+
+
+_running: ContextVar[ToolContext[Any] | None]
+_running = ContextVar("headstart_context", default=None)
+
+
+class entered:  # noqa: N801 - reads as a statement, and is a class for its speed
+    """Make a context the current one in a block."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: ToolContext[Any]) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = _running.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _running.reset(self._token)
+
+
+def current_context() -> ToolContext[Any] | None:
+    """The context of the tool call that is running here; `None` outside one.
+
+    For tools whose signature is a framework's, or that are called without headstart as
+    well. A `GATED` tool awaits its barrier:
+
+    ```python
+    async def pause(incident_id: int) -> str:
+        "Pause an incident."
+        if context := current_context():
+            context.early_result("paused")
+            await context.barrier.wait()
+        ...
+    ```
+
+    It is a context variable: it reaches awaited code, tasks, and the threads of
+    `asyncio.to_thread` and `anyio.to_thread`, where `barrier.wait_blocking()` is used;
+    neither a plain `threading.Thread` nor an executor.
+    """
+    return _running.get()
 
 
 class _ThreadFlag(threading.local):

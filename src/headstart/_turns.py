@@ -88,6 +88,7 @@ class TurnTree:
         clock: The event loop's.
         speculate: Whether anything is started early at all.
         ordered: Whether the host runs the calls of a turn one after the other.
+        foreign: Whether it says itself what is wrong with a call.
 
     Attributes:
         current: The last turn that the host asked for.
@@ -111,6 +112,7 @@ class TurnTree:
         clock: Callable[[], float],
         speculate: bool,
         ordered: bool,
+        foreign: bool,
     ) -> None:
         self._tools = tools
         self._policy = policy
@@ -119,6 +121,7 @@ class TurnTree:
         self._now = clock
         self.speculate = speculate
         self._ordered = ordered
+        self._foreign = foreign
         self._root = WriteBarrier(name=recorder.session)
         self._root.flush()
         self._numbers = itertools.count(1)
@@ -316,7 +319,7 @@ class TurnTree:
         if launch is not None and launch.speculator.ended and not turn.confirmed:
             self._take_launched_result(slot, launch)
         if slot.outcomes or slot.problem is not None:
-            if not slot.early:
+            if not (slot.early or self._foreign):
                 slot.early, slot.source = certain(slot.problem), "tool"
             return
         shared = self.calls.shared_result(slot)
