@@ -105,9 +105,9 @@ MUTANTS = [
         "a tool is UNSAFE unless it says otherwise",
         "engine:default-deny",
         "_tools.py",
-        "        parameters: dict[str, Any] | None = None,\n"
+        "        validate: Callable[[str], dict[str, Any]] | None = None,\n"
         "        effect: Effect | str = Effect.UNSAFE,",
-        "        parameters: dict[str, Any] | None = None,\n"
+        "        validate: Callable[[str], dict[str, Any]] | None = None,\n"
         "        effect: Effect | str = Effect.READ,",
         "tests/session/test_prediction.py",
     ),
@@ -292,9 +292,33 @@ MUTANTS = [
         "a write discards what has seen the state before it",
         "engine:no-stale-read",
         "_launches.py",
-        "            if launch is not slot.launch and overlaps(slot.writes, launch.touches)",
-        "            if False",
+        "                launch is not slot.launch and overlaps(slot.writes, launch.touches)",
+        "                False",
         SIMULATION,
+    ),
+    Mutant(
+        "launches of a tool that is gone are not used",
+        "engine:authority",
+        "_launches.py",
+        "            lambda launch: tools.get(launch.tool.name) is not launch.tool,",
+        "            lambda launch: False,",
+        "tests/session/test_foreign_hosts.py",
+    ),
+    Mutant(
+        "nothing is run ahead on a call that the host answers itself",
+        "engine:invisible",
+        "_turns.py",
+        "            if not (slot.early or self._foreign):",
+        "            if not slot.early:",
+        "tests/adapters/test_speculation.py",
+    ),
+    Mutant(
+        "a call that the framework wants a say in is never launched",
+        "engine:default-deny",
+        "adapters/_speculation.py",
+        "        if never_early:",
+        "        if False:",
+        "tests/adapters/test_speculation.py",
     ),
     Mutant(
         "calls of one turn that touch the same are not adopted",

@@ -190,7 +190,7 @@ async def test_early_results_come_from_threads_of_the_framework_too():
     [
         ("rad", ToolDefinitionError, "it is one of"),
         (7, UsageError, "an effect or a mapping"),
-        ({"efect": "READ"}, UsageError, "no option of a tool"),
+        ({"colour": "READ"}, UsageError, "no option of a tool"),
         ({"effect": "READ", "writes": ["a"]}, ToolDefinitionError, "one is wrong"),
     ],
 )
