@@ -33,7 +33,7 @@ TEXT = (
     "return second should something status thanks there tomorrow wanted weekend wrong"
 )
 WORDS = TEXT.split()
-NAMES = ("Ada", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana", "Ines", "Jon", "Kim")
+NAMES = ("Ada", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana", "Ilse", "Jon", "Kim")
 
 
 def make_tools():
