@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from headstart.predictors import Learner, PatternPredictor
+from headstart.predictors._patterns._contexts import ContextCounts
 
 from .scene import (
     TOOLS,
@@ -220,3 +221,18 @@ def test_tools_that_are_not_offered_are_not_proposed():
     run = support_run(NEW, until="found")
     offered = {name: each for name, each in TOOLS.items() if name != "get_customer"}
     assert all(name in offered for name, _ in expected(patterns, run, tools=offered))
+
+
+def test_a_context_of_varied_outcomes_leaves_room_for_what_others_saw():
+    varied, steady = ContextCounts(), ContextCounts()
+    for number in range(4):
+        varied.learn(["user", ":a"], [f"tool{number}"])
+        steady.learn(["user", ":a"], ["tool0"])
+    for counts in (varied, steady):
+        counts.learn(["plain", ":a"], ["elsewhere"])
+    after = ["user", ":a"]
+    assert steady.probabilities(after)["elsewhere"] > 0
+    assert (
+        varied.probabilities(after)["elsewhere"]
+        > steady.probabilities(after)["elsewhere"]
+    )
