@@ -239,6 +239,13 @@ class Moment:
         return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
 
     @functools.cached_property
+    def year(self) -> str:
+        """The year of the newest date that has one; empty if there is none."""
+        years = self.history.years
+        newest = bisect_left(years, (self.length,)) - 1
+        return years[newest][1] if newest >= 0 else ""
+
+    @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         return self.history.readings.text(WRITING, self.partial)

@@ -6,6 +6,8 @@ import functools
 import re
 from typing import NamedTuple
 
+from ._dates import find_dates
+
 READ_CHARACTERS = 6_000
 """Of a longer text the first two thirds of this and the last third are read."""
 MAX_TOKENS = 700
@@ -42,7 +44,7 @@ class Span(NamedTuple):
 
     Attributes:
         text: The piece.
-        kind: Its shape, `quoted`, `phrase` or `place`; what spans are looked up by.
+        kind: Its shape, `quoted`, `phrase`, `place` or `date`; what spans are looked up by.
         token: The number of its first token; -1 where it has none.
         left: The word before it in lower case, or the shape of what is no word.
         right: The word behind it.
@@ -154,6 +156,11 @@ def spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
+    for start, end, date in find_dates(text):
+        first = len(text[:start].split())
+        last = first + len(text[start:end].split())
+        left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
+        found.append(Span(date, "date", first, left, right))
     if any(quote in text for quote in "\"'\u201c`"):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
