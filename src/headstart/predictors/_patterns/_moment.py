@@ -240,10 +240,10 @@ class Moment:
 
     @functools.cached_property
     def year(self) -> str:
-        """The year of the newest date that has one; empty if there is none."""
-        years = self.history.years
-        newest = bisect_left(years, (self.length,)) - 1
-        return years[newest][1] if newest >= 0 else ""
+        """The latest year of a date in full; empty if there is none."""
+        return max(
+            (y for y, at in self.history.years.items() if at < self.length), default=""
+        )
 
     @functools.cached_property
     def announced(self) -> Sequence[Item]:

@@ -44,7 +44,8 @@ class Span(NamedTuple):
 
     Attributes:
         text: The piece.
-        kind: Its shape, `quoted`, `phrase`, `place` or `date`; what spans are looked up by.
+        kind: Its shape, `quoted`, `phrase`, `place`, `date`, or `day` for a
+            date without its year; what spans are looked up by.
         token: The number of its first token; -1 where it has none.
         left: The word before it in lower case, or the shape of what is no word.
         right: The word behind it.
@@ -160,7 +161,8 @@ def spans(text: str) -> list[Span]:
         first = len(text[:start].split())
         last = first + len(text[start:end].split())
         left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
-        found.append(Span(date, "date", first, left, right))
+        kind = "day" if date[0] == "-" else "date"
+        found.append(Span(date, kind, first, left, right))
     if any(quote in text for quote in "\"'\u201c`"):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
