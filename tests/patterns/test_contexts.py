@@ -236,3 +236,29 @@ def test_a_context_of_varied_outcomes_leaves_room_for_what_others_saw():
         varied.probabilities(after)["elsewhere"]
         > steady.probabilities(after)["elsewhere"]
     )
+
+
+def test_what_the_user_gave_still_counts_after_the_first_result():
+    patterns = PatternPredictor()
+    for number in range(40):
+        teach(patterns, given_run(number, told=number % 2 == 0))
+    patterns.settle()
+    told, untold = (
+        patterns.probability_of_no_call(
+            now(given_run(NEW, told=told, until="customer"))
+        )
+        for told in (True, False)
+    )
+    assert told < untold - 0.05
+
+
+def given_run(number: int, *, told: bool, until: str = "end") -> Run:
+    """A parcel is looked up only if the user gave its number."""
+    who = Customer(number)
+    run = Run().user(f"Hello, it is {who.name} {who.parcels[0] if told else 7} here.")
+    run.asks(("get_customer", {"customer": who.name})).gets("known")
+    if until == "customer":
+        return run
+    if told:
+        run.asks(("get_parcel", {"parcel": who.parcels[0]})).gets("sent")
+    return run.says("What is it about?")

@@ -111,8 +111,9 @@ def describe(moment: Moment) -> list[str]:
         features.append(f"c:{symbols[-1]}")
         features.append(f"d:{' '.join(symbols[-2:])}")
     features += moment.style
-    if moment.asked_now:
-        features += [f"h:{kind}" for kind in moment.user_kinds]
+    if not moment.idle:
+        given = "h" if moment.asked_now else "j"
+        features += [f"{given}:{kind}" for kind in moment.user_kinds]
     return features
 
 
