@@ -7,7 +7,7 @@ import pytest
 from headstart import Effect, Tool, tool
 from headstart.predictors import PatternPredictor
 
-from .scene import Customer, Run, expected, now, support_run, taught, teach
+from .scene import NAMES, Customer, Run, expected, now, support_run, taught, teach
 
 NEW = 1_000
 
@@ -265,3 +265,24 @@ def test_a_year_that_few_runs_had_is_not_remembered():
     for number in range(2):
         teach(patterns, dated_run(number, "on {month} {day}", "2187-05-{day}"))
     assert "2187" not in json.dumps(patterns.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("usual", "said", "meant"),
+    [
+        ("it is bo_{}", "it is ada_771@example.com", "ada_771"),
+        ("it is QX7{}A", "it is QXAVTW", "QXAVTW"),
+        ("it is p-{}", "it is https://example.com/parcels/p-771", "p-771"),
+    ],
+)
+def test_an_id_is_found_where_it_looks_like_or_stands_in_something_else(
+    usual: str, said: str, meant: str
+):
+    patterns = PatternPredictor()
+    for number in range(12):
+        text = usual.format(number + 40)
+        run = Run().user(f"Hi from {NAMES[number % 5]}, {text}, please look")
+        run.asks(("get_parcel", {"parcel": text.split()[-1]})).gets("ok").says("Sent.")
+        teach(patterns, run)
+    run = Run().user(f"Hi from Kim, {said}, please look")
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": meant})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._dates import find_dates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_CHARACTERS = 6_000
 """Of a longer text the first two thirds of this and the last third are read."""
@@ -14,6 +17,9 @@ MAX_TOKENS = 700
 MAX_VALUE_CHARACTERS = 200
 _MAX_KEPT = 40
 """Longer tokens are read each time."""
+_READ_TWICE = frozenset(("A", "email", "url"))
+_LEAST_CODE = 5
+"""Shorter words of capitals are no codes: they are abbreviations."""
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
@@ -148,6 +154,8 @@ def spans(text: str) -> list[Span]:
             continue
         left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
         found.append(Span(token, kind, i, left, right))
+        if kind in _READ_TWICE:
+            found += [Span(*each, i, left, right) for each in _read_again(token, kind)]
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
             if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
@@ -157,18 +165,34 @@ def spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
-    for start, end, date in find_dates(text):
-        first = len(text[:start].split())
-        last = first + len(text[start:end].split())
-        left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
-        kind = "day" if date[0] == "-" else "date"
-        found.append(Span(date, kind, first, left, right))
+    found += _dated(text, tokens)
     if any(quote in text for quote in "\"'\u201c`"):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
         )
     return found
+
+
+def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
+    for start, end, date in find_dates(text):
+        first = len(text[:start].split())
+        last = first + len(text[start:end].split())
+        left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
+        kind = "day" if date[0] == "-" else "date"
+        yield Span(date, kind, first, left, right)
+
+
+def _read_again(token: str, kind: str) -> list[tuple[str, str]]:
+    """What else a token may be or hold, and its shape.
+
+    The name in an e-mail address is often an id, and so is what a web address ends
+    with. Codes of capitals and digits may have no digit by chance.
+    """
+    if kind == "A":
+        return [(token, "A9")] if len(token) >= _LEAST_CODE else []
+    part = token.partition("@")[0] if kind == "email" else token.rpartition("/")[2]
+    return [(part, shape(part))] if part else []
 
 
 def _tokens(text: str) -> list[str]:
