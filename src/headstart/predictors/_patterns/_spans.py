@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._dates import find_dates
@@ -42,6 +43,7 @@ _AROUND = (
 _CONNECTING = frozenset(("of", "the", "and", "de", "du", "la", "in", "for", "&", "von"))
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.\w+$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
+_TOKEN = re.compile(r"\S+")
 _PART = re.compile(r"[^\W_]+|[\W_]+")
 
 
@@ -175,9 +177,10 @@ def spans(text: str) -> list[Span]:
 
 
 def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
+    starts: list[int] = []
     for start, end, date in find_dates(text):
-        first = len(text[:start].split())
-        last = first + len(text[start:end].split())
+        starts = starts or [match.start() for match in _TOKEN.finditer(text)]
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
         left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
         kind = "day" if date[0] == "-" else "date"
         yield Span(date, kind, first, left, right)
