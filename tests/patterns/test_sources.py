@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from headstart import Effect, Tool, tool
 from headstart.predictors import PatternPredictor
 
-from .scene import Customer, Run, expected, now, support_run, taught, teach
+from .scene import NAMES, Customer, Run, expected, now, support_run, taught, teach
 
 NEW = 1_000
 
@@ -178,12 +180,23 @@ def test_a_loop_over_objects_goes_on_with_the_next_object():
     assert first == ("find_customer", {"name": "Lea", "town": "Kiel"})
 
 
-def family_run(family: list[tuple[str, str]], *, asked: int = 3) -> Run:
+def test_a_loop_goes_on_where_one_value_stands_in_most_of_the_objects():
+    patterns = PatternPredictor()
+    for number in range(12):
+        family = [Customer(number + 500 * each) for each in range(3)]
+        teach(patterns, family_run([(each.name, each.town) for each in family]))
+    many = [(f"Lea{number}", "Kiel") for number in range(40)]
+    run = family_run(many, start=10, asked=12)
+    first = expected(patterns, run)[0]
+    assert first == ("find_customer", {"name": "Lea12", "town": "Kiel"})
+
+
+def family_run(family: list[tuple[str, str]], *, start: int = 0, asked: int = 3) -> Run:
     """Members of a family are listed, and each of them is looked for."""
     rows = [{"name": name, "town": town} for name, town in family]
     run = Run().user("Look at all of them").asks(("get_customer", {"customer": "x"}))
     run.gets({"family": rows})
-    for row in rows[:asked]:
+    for row in rows[start:asked]:
         run.asks(("find_customer", row)).gets("found")
     return run
 
@@ -199,3 +212,77 @@ def test_a_text_in_quotation_marks_comes_from_the_same_text_without_them():
     run = Run().user("Who wrote 'Songs for Zoe'?")
     first = expected(patterns, run, tools={})[0]
     assert first == ("fetch_book", {"q": '"Songs for Zoe"'})
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("on {month} {day}", "2024-{number:02}-{day:02}"),
+        ("on the {day}th of {month} 2024, please", "2024-{number:02}-{day:02}"),
+        ("on {month} {day}, 2024", "{number:02}/{day:02}/2024"),
+        ("on {number}/{day}/2024", "2024-{number:02}-{day:02}"),
+    ],
+)
+def test_a_date_that_was_said_is_written_as_arguments_have_it(said: str, written: str):
+    patterns = PatternPredictor()
+    for number in range(16):
+        teach(patterns, dated_run(number, said, written))
+    run = dated_run(2, said.replace("{day}", "29"), written, until="asked")
+    date = written.format(number=3, day=29)
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": date})
+
+
+def dated_run(number: int, said: str, written: str, *, until: str = "end") -> Run:
+    """Somebody says a date without its year, or in words."""
+    month, index = [("January", 1), ("May", 5), ("March", 3)][number % 3]
+    fields = {"month": month, "number": index, "day": 13 + number % 13}
+    run = Run().user(f"Hi, I am number {number}, what came {said.format(**fields)}")
+    if until == "asked":
+        return run
+    run.asks(("get_parcel", {"parcel": written.format(**fields)})).gets("ok")
+    return run.says("It came.")
+
+
+def test_the_year_of_a_date_is_that_of_the_conversation():
+    patterns = PatternPredictor()
+    for number in range(16):
+        teach(patterns, year_run(number, 2001 + number))
+    first = expected(patterns, year_run(40, 1999, until="asked"))[0]
+    assert first == ("get_parcel", {"parcel": "1999-05-24"})
+
+
+def year_run(number: int, year: int, *, until: str = "end") -> Run:
+    """The day is a date in full, and another is said without its year."""
+    run = Run().user(f"It is {year}-03-02 now. What came on May {14 + number % 10}?")
+    if until == "asked":
+        return run.user("May 24 that is")
+    parcel = f"{year}-05-{14 + number % 10}"
+    return run.asks(("get_parcel", {"parcel": parcel})).gets("ok").says("It came.")
+
+
+def test_a_year_that_few_runs_had_is_not_remembered():
+    patterns = PatternPredictor()
+    for number in range(2):
+        teach(patterns, dated_run(number, "on {month} {day}", "2187-05-{day}"))
+    assert "2187" not in json.dumps(patterns.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("usual", "said", "meant"),
+    [
+        ("it is bo_{}", "it is ada_771@example.com", "ada_771"),
+        ("it is QX7{}A", "it is QXAVTW", "QXAVTW"),
+        ("it is p-{}", "it is https://example.com/parcels/p-771", "p-771"),
+    ],
+)
+def test_an_id_is_found_where_it_looks_like_or_stands_in_something_else(
+    usual: str, said: str, meant: str
+):
+    patterns = PatternPredictor()
+    for number in range(12):
+        text = usual.format(number + 40)
+        run = Run().user(f"Hi from {NAMES[number % 5]}, {text}, please look")
+        run.asks(("get_parcel", {"parcel": text.split()[-1]})).gets("ok").says("Sent.")
+        teach(patterns, run)
+    run = Run().user(f"Hi from Kim, {said}, please look")
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": meant})

@@ -24,6 +24,7 @@ from ._options import (
     describe,
     explain,
     gather,
+    is_dated,
     join,
     relate,
     same,
@@ -215,7 +216,11 @@ class ArgumentModel:
             before = names[i - len(chosen) : i]
             together = join(chosen, before, tool, name, moment) if chosen else None
             right = self._learn_choice(choice, value, together, run)
-            sources = explain(value, moment)
+            sources = [
+                source
+                for source in explain(value, moment)
+                if not is_dated(source) or self._familiar.note(source, run)
+            ]
             if not sources:
                 sources = self._constant(slot_of(tool, name), value, run)
             if sources:

@@ -18,6 +18,7 @@ MAX_OUTCOMES = 10
 """Outcomes that are looked at, of one moment."""
 _WORDS_SHARE, _KNOWN_SHARE = 5.0, 0.3
 _IMPROBABLE = 0.005
+"""What the context says at least: words may say more."""
 
 
 class ChoiceModel:
@@ -50,10 +51,10 @@ class ChoiceModel:
         likely = [
             (p, outcome)
             for outcome, p in known.items()
-            if p >= _IMPROBABLE and (not offered or outcome in offered or not outcome)
+            if not offered or outcome in offered or not outcome
         ]
         likely.sort(reverse=True)
-        active = {outcome: p for p, outcome in likely[:MAX_OUTCOMES]}
+        active = {outcome: max(p, _IMPROBABLE) for p, outcome in likely[:MAX_OUTCOMES]}
         active.setdefault(NO_CALL, _IMPROBABLE if known else 0.5)
         return active
 
@@ -110,8 +111,9 @@ def describe(moment: Moment) -> list[str]:
         features.append(f"c:{symbols[-1]}")
         features.append(f"d:{' '.join(symbols[-2:])}")
     features += moment.style
-    if moment.asked_now:
-        features += [f"h:{kind}" for kind in moment.user_kinds]
+    if not moment.idle:
+        given = "h" if moment.asked_now else "j"
+        features += [f"{given}:{kind}" for kind in moment.user_kinds]
     return features
 
 

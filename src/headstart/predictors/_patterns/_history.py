@@ -94,6 +94,7 @@ class History:
         self.words: dict[int, frozenset[str]] = {}
         self.user_kinds: dict[int, set[str]] = {}
         self.texts: dict[int, set[str]] = {}
+        self.years: dict[str, int] = {}  # where each stands first, in a full date
         self.learned = -1  # the position of the newest answer that was learned
         self._said_by: dict[tuple[str, int], list[str]] = {}
         self._open: dict[str | None, PastCall] = {}
@@ -191,6 +192,8 @@ class History:
                 by_text[item.folded] = [(at, item)]
             else:
                 places.append((at, item))
+            if len(item.text) == 10 and item.text[4] == "-" == item.text[7]:
+                self.years.setdefault(item.text[:4], at)
         for source, segment in segments.items():
             self.by_source.setdefault(source, []).append((at, segment))
         self._items += len(items)

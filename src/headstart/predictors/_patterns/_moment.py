@@ -239,6 +239,13 @@ class Moment:
         return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
 
     @functools.cached_property
+    def year(self) -> str:
+        """The latest year of a date in full; empty if there is none."""
+        return max(
+            (y for y, at in self.history.years.items() if at < self.length), default=""
+        )
+
+    @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         return self.history.readings.text(WRITING, self.partial)

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from ._dates import FORMS, read_date, write_date
 from ._spans import outline, stems
 
 if TYPE_CHECKING:
@@ -127,7 +128,34 @@ def explain(value: Any, moment: Moment) -> list[str]:
         change = _change(item.value, value)
         if change is not None:
             found[f"{item.source}{change}"] = None
+    found.update(dict.fromkeys(_explain_date(text, moment)))
     return list(found)
+
+
+def _explain_date(text: str, moment: Moment) -> list[str]:
+    """The sources of a date that stands elsewhere in another form.
+
+    The year of one that was said without is that of the conversation, or a constant.
+    """
+    read = read_date(text)
+    if read is None:
+        return []
+    date, form = read
+    found: list[str] = []
+    if form != "iso":
+        places = moment.places(date)[-_MAX_EXPLAINING:]
+        found += [f"{item.source}|{form}:" for _, item in places]
+    year, partial = date[:4], f"-{date[4:]}"
+    for _, item in moment.places(partial)[-_MAX_EXPLAINING:]:
+        if year == moment.year:
+            found.append(f"{item.source}|{form}:")
+        found.append(f"{item.source}|{form}:{year}")
+    return found
+
+
+def is_dated(source: str) -> bool:
+    """Whether a year is a part of a source."""
+    return source[-5:-4] == ":" and source[-4:].isdecimal()
 
 
 def _explain_list(values: list[Any], moment: Moment) -> list[str]:
@@ -183,15 +211,15 @@ def gather(
             continue
         unused = 0
         for item in _shortlist(segment, moment):
-            is_used = item.text in used
-            unused += not is_used
             value, text = item.value, item.text
             if change:
                 try:
-                    value = CHANGES[change](value)
+                    value = _apply(change, value, moment)
                 except ValueError:
                     continue
                 text = str(value)
+            is_used = text in used
+            unused += not is_used
             known = found.get(text)
             if known is not None:
                 if len(known.places) < MAX_PLACES:
@@ -220,7 +248,16 @@ def _read_source(source: str) -> tuple[str, str, str]:
     """A source's form, its place, and how its values are changed."""
     form, path = (source[:3], source[3:]) if source[0] == "[" else ("", source)
     place, _, change = path.rpartition("|")
-    return (form, place, change) if change in CHANGES and place else (form, path, "")
+    known = change in CHANGES or change.partition(":")[0] in FORMS
+    return (form, place, change) if known and place else (form, path, "")
+
+
+def _apply(change: str, value: Any, moment: Moment) -> Any:
+    """A value as an argument has it."""
+    if change in CHANGES:
+        return CHANGES[change](value)
+    form, _, year = change.partition(":")
+    return write_date(str(value), form, year or moment.year)
 
 
 def _shortlist(segment: Sequence[Item], moment: Moment) -> Sequence[Item]:

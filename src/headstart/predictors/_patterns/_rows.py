@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """A message, and an object in it."""
 _MAX_ROWS = 128
-_MAX_PLACES = 16
+_MAX_PLACES = 64
+"""Places of one value that are looked at: in a loop, some stand in most of the objects."""
 NO_ROW: Place = (-1, -1)
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from ._dates import find_dates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_CHARACTERS = 6_000
 """Of a longer text the first two thirds of this and the last third are read."""
@@ -12,6 +18,9 @@ MAX_TOKENS = 700
 MAX_VALUE_CHARACTERS = 200
 _MAX_KEPT = 40
 """Longer tokens are read each time."""
+_READ_TWICE = frozenset(("A", "email", "url"))
+_LEAST_CODE = 5
+"""Shorter words of capitals are no codes: they are abbreviations."""
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
@@ -34,6 +43,7 @@ _AROUND = (
 _CONNECTING = frozenset(("of", "the", "and", "de", "du", "la", "in", "for", "&", "von"))
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.\w+$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
+_TOKEN = re.compile(r"\S+")
 _PART = re.compile(r"[^\W_]+|[\W_]+")
 
 
@@ -42,7 +52,8 @@ class Span(NamedTuple):
 
     Attributes:
         text: The piece.
-        kind: Its shape, `quoted`, `phrase` or `place`; what spans are looked up by.
+        kind: Its shape, `quoted`, `phrase`, `place`, `date`, or `day` for a
+            date without its year; what spans are looked up by.
         token: The number of its first token; -1 where it has none.
         left: The word before it in lower case, or the shape of what is no word.
         right: The word behind it.
@@ -145,6 +156,8 @@ def spans(text: str) -> list[Span]:
             continue
         left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
         found.append(Span(token, kind, i, left, right))
+        if kind in _READ_TWICE:
+            found += [Span(*each, i, left, right) for each in _read_again(token, kind)]
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
             if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
@@ -154,12 +167,35 @@ def spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
+    found += _dated(text, tokens)
     if any(quote in text for quote in "\"'\u201c`"):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
         )
     return found
+
+
+def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
+    starts: list[int] = []
+    for start, end, date in find_dates(text):
+        starts = starts or [match.start() for match in _TOKEN.finditer(text)]
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
+        left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
+        kind = "day" if date[0] == "-" else "date"
+        yield Span(date, kind, first, left, right)
+
+
+def _read_again(token: str, kind: str) -> list[tuple[str, str]]:
+    """What else a token may be or hold, and its shape.
+
+    The name in an e-mail address is often an id, and so is what a web address ends
+    with. Codes of capitals and digits may have no digit by chance.
+    """
+    if kind == "A":
+        return [(token, "A9")] if len(token) >= _LEAST_CODE else []
+    part = token.partition("@")[0] if kind == "email" else token.rpartition("/")[2]
+    return [(part, shape(part))] if part else []
 
 
 def _tokens(text: str) -> list[str]:
