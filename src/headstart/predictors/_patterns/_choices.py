@@ -59,7 +59,7 @@ class ChoiceModel:
 
     def learn(self, moment: Moment, tools: Iterable[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
-        right = set(tools) or {NO_CALL}
+        right = dict.fromkeys(tools) or {NO_CALL: None}
         stated = dict(self.probabilities(moment))
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
@@ -111,7 +111,7 @@ def describe(moment: Moment) -> list[str]:
         features.append(f"d:{' '.join(symbols[-2:])}")
     features += moment.style
     if moment.asked_now:
-        features += [f"h:{kind}" for kind in moment.user_kinds]
+        features += [f"h:{kind}" for kind in sorted(moment.user_kinds)]
     return features
 
 
@@ -120,7 +120,7 @@ def describe_words(moment: Moment) -> list[str]:
     now = moment.asked_now or moment.idle
     user, said = ("w", "v") if now else ("x", "y")
     if moment.partial:
-        return [f"p:{word}" for word in moment.partial_words]
+        return [f"p:{word}" for word in sorted(moment.partial_words)]
     history = moment.history
     words = history.said_by(said, moment.last_said)
     if moment.idle:

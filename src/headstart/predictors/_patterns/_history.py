@@ -128,8 +128,9 @@ class History:
         """The words of the message at `at`, each behind a prefix; none for -1."""
         known = self._said_by.get((prefix, at))
         if known is None:
-            # Looking a text up is faster where it is the same object.
-            words = self.words.get(at, ())
+            # Looking a text up is faster where it is the same object. What is learned
+            # must not depend on the order of a set: every process has another.
+            words = sorted(self.words.get(at, ()))
             known = [sys.intern(f"{prefix}:{word}") for word in words]
             self._said_by[prefix, at] = known
         return known
