@@ -35,7 +35,9 @@ class ChoiceModel:
     def probabilities(self, moment: Moment) -> dict[str, float]:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
         if moment.probabilities is None:
-            features = [*_described(moment), *_described_words(moment)]
+            known = self._familiar.known  # no other word has weights
+            words = [word for word in _described_words(moment) if word in known]
+            features = [*_described(moment), *words]
             moment.probabilities = {
                 outcome: logistic(
                     logit(p) + self._scope(outcome, moment).total(features)

@@ -6,6 +6,8 @@ import functools
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Literal, cast
 
+from headstart._tools import Effect
+
 from ._contexts import collapse
 from ._history import USER, History
 from ._rows import next_row
@@ -258,7 +260,7 @@ class Moment:
     def is_read(self, tool: str) -> bool:
         """Whether a tool is known to change nothing."""
         known = self.tools.get(tool)
-        return known is not None and known.effect.value == "read"
+        return known is not None and known.effect is Effect.READ
 
     def segments(self, source: str, limit: int) -> list[tuple[int, Sequence[Item]]]:
         """The newest groups of values of one source, the newest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -313,6 +314,11 @@ class PatternPredictor:
         writes = 0
         probable = self._choices.probabilities(moment).items()
         for tool, tool_p in sorted(probable, key=lambda pair: -pair[1]):
+            base = logit(tool_p)
+            if len(found) >= MAX_CANDIDATES:
+                best = heapq.nlargest(MAX_CANDIDATES, [each[0] for each in found])
+                if best[-1] >= base:
+                    break  # what is less probable comes in no case among the best
             floor = LEAST_READ if moment.is_read(tool) else LEAST_OTHER
             if tool == NO_CALL or tool_p < floor:
                 continue
@@ -322,7 +328,6 @@ class PatternPredictor:
                     continue
             known = moment.tools.get(tool)
             guarded = known is not None and known.egress
-            base = logit(tool_p)
             for chosen, names, log_p in self._arguments.assignments(
                 tool, moment, math.log(LEAST / tool_p)
             ):

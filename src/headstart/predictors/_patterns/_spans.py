@@ -12,6 +12,7 @@ MAX_TOKENS = 700
 MAX_VALUE_CHARACTERS = 200
 _MAX_KEPT = 40
 """Longer tokens are read each time."""
+_MAX_TOKENS_KEPT = 16_384
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
@@ -24,6 +25,7 @@ _QUOTED = re.compile(
     r"\"([^\"\n]{2,80})\"|(?<!\w)'([^'\n]{2,80})'(?!\w)"
     r"|\u201c([^\u201d\n]{2,80})\u201d|`([^`\n]{2,80})`"
 )
+_QUOTE = re.compile("[\"'\u201c`]")
 _SENTENCE_END = frozenset(".!?:\u2026\u3002\uff01\uff1f\n")
 _ENDING = _SENTENCE_END | frozenset(",;)]}\uff0c\u3001")
 # Quotation marks, brackets, and what ends sentences and their parts in any script.
@@ -129,12 +131,15 @@ def spans(text: str) -> list[Span]:
 
     Plain lower-case words do not: a text has too many of them.
     """
-    text = shorten(text)
+    return _read_spans(shorten(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_spans(text: str) -> list[Span]:
     found: list[Span] = []
     tokens = _tokens(text)
     run: list[int] = []
-    for i, raw in enumerate(tokens):
-        token, kind, _ = _read_token(raw)
+    for i, (token, kind, _) in enumerate(map(_read_token, tokens)):
         if not kind:
             if run and token not in _CONNECTING:
                 _end_phrase(run, tokens, found)
@@ -147,6 +152,7 @@ def spans(text: str) -> list[Span]:
         found.append(Span(token, kind, i, left, right))
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
+            raw = tokens[i]
             if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
                 _note_place(run, tokens, found)
                 _end_phrase(run, tokens, found)
@@ -154,7 +160,7 @@ def spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
-    if any(quote in text for quote in "\"'\u201c`"):
+    if _QUOTE.search(text):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
@@ -170,15 +176,23 @@ def _tokens(text: str) -> list[str]:
     return text.split()[:MAX_TOKENS]
 
 
-def _read_token(raw: str) -> tuple[str, str, str]:
+class _Tokens(dict[str, "tuple[str, str, str]"]):
+    """Tokens that were read before, which most are: looked up without a call."""
+
+    def __missing__(self, raw: str) -> tuple[str, str, str]:
+        read = _read_new_token(raw)
+        if len(raw) <= _MAX_KEPT:
+            if len(self) >= _MAX_TOKENS_KEPT:
+                self.clear()
+            self[raw] = read
+        return read
+
+
+def _read_new_token(raw: str) -> tuple[str, str, str]:
     """A token without what surrounds it, its shape, and what its neighbours see.
 
     Plain words have no shape.
     """
-    return _read_new_token(raw) if len(raw) > _MAX_KEPT else _read_known_token(raw)
-
-
-def _read_new_token(raw: str) -> tuple[str, str, str]:
     token = raw.strip(_AROUND)
     if raw[-1] in _SENTENCE_END:
         seen = "^"
@@ -191,7 +205,7 @@ def _read_new_token(raw: str) -> tuple[str, str, str]:
     return token, shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x", seen
 
 
-_read_known_token = functools.lru_cache(maxsize=16_384)(_read_new_token)
+_read_token = _Tokens().__getitem__
 
 
 def _without_possessive(token: str) -> str:

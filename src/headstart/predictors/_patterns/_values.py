@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ._spans import MAX_VALUE_CHARACTERS, Span, spans, stems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PARSED_CHARACTERS = 200_000
 """A longer result has no fields, only text."""
@@ -23,6 +23,7 @@ _TEXT_CHARACTERS = 40
 """A longer string that has spaces is a text as well as a value."""
 _DIGIT_GROUP = re.compile(r"(?:.*\d){3}")
 _NAME = re.compile(r"[A-Za-z_][\w-]{0,40}$")
+_MAX_NAME = 41
 _FAILURE = re.compile(
     r"\W*(?:\w+ ){0,2}(?:\w*error|\w*exception|traceback|failed|failure|invalid|"
     r"could not|unable|not found|no such)\b",
@@ -64,6 +65,13 @@ class Item(NamedTuple):
     kin: Kin
 
 
+# Much faster than `Item(...)`, and there are many.
+_make_item = cast(
+    "Callable[[type[Item], tuple[Any, ...]], Item]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
 class Reading:
     """Collects the items of one message."""
 
@@ -81,20 +89,10 @@ class Reading:
     def _add_span(self, source: str, span: Span, group: int) -> None:
         rank = self._rank(source)
         if rank < MAX_VALUES:
-            self.items.append(
-                Item(
-                    span.text,
-                    span.text.casefold(),
-                    span.text,
-                    source,
-                    rank,
-                    group,
-                    span.token,
-                    span.left,
-                    span.right,
-                    NO_KIN,
-                )
-            )
+            text, _, token, left, right = span
+            folded = text.casefold()
+            fields = text, folded, text, source, rank, group, token, left, right, NO_KIN
+            self.items.append(_make_item(Item, fields))
 
     def add_result(self, tool: str, content: str) -> None:
         """Take the values of a result: fields where it is JSON, else pieces of text."""
@@ -159,8 +157,8 @@ class Reading:
         if len(text) <= MAX_VALUE_CHARACTERS:
             rank = self._rank(source)
             folded = text.casefold()
-            item = Item(text, folded, value, source, rank, group, -1, "", "", kin)
-            self.items.append(item)
+            fields = text, folded, value, source, rank, group, -1, "", "", kin
+            self.items.append(_make_item(Item, fields))
 
     def new_group(self) -> int:
         """Begin another object or text."""
@@ -195,8 +193,14 @@ def is_mapping(fields: dict[str, Any]) -> bool:
     """Whether an object's keys are values rather than names of fields."""
     if len(fields) > _MAX_KEYS:
         return True
-    odd = sum(1 for key in fields if not _NAME.match(key) or _DIGIT_GROUP.match(key))
+    odd = sum([len(key) > _MAX_NAME or _is_odd(key) for key in fields])
     return 2 * odd > len(fields)
+
+
+@functools.lru_cache(maxsize=8_192)
+def _is_odd(key: str) -> bool:
+    """Whether a key looks like a value."""
+    return not _NAME.match(key) or bool(_DIGIT_GROUP.match(key))
 
 
 def _kin(fields: dict[str, Any]) -> Iterator[frozenset[str]]:
