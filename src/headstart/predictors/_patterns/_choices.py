@@ -8,7 +8,7 @@ from ._contexts import NO_CALL, ContextCounts
 from ._weights import LEAST_GRADIENT, Weights, logistic, logit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._familiar import Familiar
     from ._moment import Moment
@@ -59,7 +59,7 @@ class ChoiceModel:
         active.setdefault(NO_CALL, _IMPROBABLE if known else 0.5)
         return active
 
-    def learn(self, moment: Moment, tools: Iterable[str], run: int) -> None:
+    def learn(self, moment: Moment, tools: Sequence[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
         right = dict.fromkeys(tools) or {NO_CALL: None}
         stated = dict(self.probabilities(moment))
@@ -75,7 +75,12 @@ class ChoiceModel:
                 name = f"{outcome}{moment.mode}"
                 self.weights.step(name, known, gradient, share=_KNOWN_SHARE)
                 self.weights.step(name, familiar, gradient, share=share)
+        self.count(moment, tools)
+
+    def count(self, moment: Moment, tools: Sequence[str]) -> None:
+        """Learn what follows the context of a moment, and no more."""
         if not moment.partial:
+            right = dict.fromkeys(tools) or {NO_CALL: None}
             self.contexts.learn(moment.symbols, right)
 
     def _scope(self, outcome: str, moment: Moment) -> Scope:

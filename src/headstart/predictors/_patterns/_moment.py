@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._ranking import Candidate
     from ._rows import Place
     from ._values import Item
 
@@ -69,18 +70,9 @@ class Moment:
         # What holds while the model writes says little about the time before.
         self.mode = "!" if partial else ""
         self.idle = self.stage == "idle"
-        words = history.words
-        self.user_words = (
-            _NO_WORDS if self.idle else words.get(self.last_user, _NO_WORDS)
-        )
-        self.said_words = words.get(self.last_said, _NO_WORDS)
-        texts = history.texts
-        self.user_texts = (
-            _NO_TEXTS if self.idle else texts.get(self.last_user, _NO_TEXTS)
-        )
-        self.said_texts = texts.get(self.last_said, _NO_TEXTS)
         self.partial_words = history.readings.words(partial) if partial else _NO_WORDS
         self.choices: dict[str, Choice] = {}
+        self.candidates: list[Candidate] | None = None
         self.probabilities: dict[str, float] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
@@ -125,6 +117,30 @@ class Moment:
                 if not 0 <= call.answered_at < self.length:
                     return "calling"
         return "asked"
+
+    @functools.cached_property
+    def user_words(self) -> frozenset[str]:
+        """The words of the user's newest message, if it still counts."""
+        if self.idle:
+            return _NO_WORDS
+        return self.history.read().words.get(self.last_user, _NO_WORDS)
+
+    @functools.cached_property
+    def said_words(self) -> frozenset[str]:
+        """The words of what the model said last."""
+        return self.history.read().words.get(self.last_said, _NO_WORDS)
+
+    @functools.cached_property
+    def user_texts(self) -> set[str]:
+        """The values in the user's newest message, if it still counts."""
+        if self.idle:
+            return _NO_TEXTS
+        return self.history.read().texts.get(self.last_user, _NO_TEXTS)
+
+    @functools.cached_property
+    def said_texts(self) -> set[str]:
+        """The values in what the model said last."""
+        return self.history.read().texts.get(self.last_said, _NO_TEXTS)
 
     @functools.cached_property
     def symbols(self) -> list[str]:
@@ -183,7 +199,7 @@ class Moment:
     @functools.cached_property
     def user_kinds(self) -> set[str]:
         """The shapes of what stands out in the user's newest message."""
-        return self.history.user_kinds.get(self.last_user, set())
+        return self.history.read().user_kinds.get(self.last_user, set())
 
     @functools.cached_property
     def style(self) -> list[str]:
@@ -268,7 +284,7 @@ class Moment:
         if self.partial and source.startswith(f"{WRITING}~"):
             items = [item for item in self.announced if item.source == source]
             return [(self.length, items)] if items else []
-        for place in reversed(self.history.by_source.get(source, ())):
+        for place in reversed(self.history.read().by_source.get(source, ())):
             if place[0] < self.length:
                 found.append(place)
                 if len(found) == limit:
@@ -277,7 +293,7 @@ class Moment:
 
     def places(self, text: str) -> list[tuple[int, Item]]:
         """Where a value stands, in order; the case of letters does not matter."""
-        places = self.history.by_text.get(text.casefold(), [])
+        places = self.history.read().by_text.get(text.casefold(), [])
         end = len(places)
         while end and places[end - 1][0] >= self.length:
             end -= 1
