@@ -135,6 +135,11 @@ class History:
 
     def read(self) -> History:
         """Read the values of messages that were only noted so far; returns itself."""
+        if self._values_read < len(self.messages):
+            self._read_values()
+        return self
+
+    def _read_values(self) -> None:
         for at in range(self._values_read, len(self.messages)):
             message = self.messages[at]
             if message.role == "user":
@@ -147,7 +152,6 @@ class History:
             else:
                 self._index(at, self.readings.text("system", message.content))
         self._values_read = len(self.messages)
-        return self
 
     def said_by(self, prefix: str, at: int) -> list[str]:
         """The words of the message at `at`, each behind a prefix; none for -1."""

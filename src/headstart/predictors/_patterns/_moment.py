@@ -77,6 +77,7 @@ class Moment:
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
         self._rows: dict[str, Place] = {}
+        self._calls_of: dict[str, list[PastCall]] = {}
 
     def matches(
         self,
@@ -162,6 +163,14 @@ class Moment:
         while end and calls[end - 1].at >= self.length:
             end -= 1
         return calls[max(0, end - _CALLS) : end]
+
+    def calls_of(self, tool: str) -> list[PastCall]:
+        """The newest calls of one tool."""
+        calls = self._calls_of.get(tool)
+        if calls is None:
+            calls = [call for call in self.calls if call.tool == tool]
+            self._calls_of[tool] = calls
+        return calls
 
     @functools.cached_property
     def recent_calls(self) -> list[ToolCall]:

@@ -20,7 +20,7 @@ _STEM = 5
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f"
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _GLUED = re.compile(r"[?!](?=[^\W\d_a-z][a-z])")
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_STEMS = re.compile(rf"([^\W\d_]{{3,{_STEM}}})[^\W\d_]*")
 _QUOTED = re.compile(
     r"\"([^\"\n]{2,80})\"|(?<!\w)'([^'\n]{2,80})'(?!\w)"
     r"|\u201c([^\u201d\n]{2,80})\u201d|`([^`\n]{2,80})`"
@@ -67,7 +67,7 @@ def shorten(text: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """The words of a text, cut to their first letters."""
-    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
+    return frozenset(_STEMS.findall(text.casefold()))
 
 
 @functools.lru_cache(maxsize=8_192)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ._spans import MAX_VALUE_CHARACTERS, Span, spans, stems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 PARSED_CHARACTERS = 200_000
 """A longer result has no fields, only text."""
@@ -65,13 +65,6 @@ class Item(NamedTuple):
     kin: Kin
 
 
-# Much faster than `Item(...)`, and there are many.
-_make_item = cast(
-    "Callable[[type[Item], tuple[Any, ...]], Item]",
-    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
-)
-
-
 class Reading:
     """Collects the items of one message."""
 
@@ -89,10 +82,20 @@ class Reading:
     def _add_span(self, source: str, span: Span, group: int) -> None:
         rank = self._rank(source)
         if rank < MAX_VALUES:
-            text, _, token, left, right = span
-            folded = text.casefold()
-            fields = text, folded, text, source, rank, group, token, left, right, NO_KIN
-            self.items.append(_make_item(Item, fields))
+            self.items.append(
+                Item(
+                    span.text,
+                    span.text.casefold(),
+                    span.text,
+                    source,
+                    rank,
+                    group,
+                    span.token,
+                    span.left,
+                    span.right,
+                    NO_KIN,
+                )
+            )
 
     def add_result(self, tool: str, content: str) -> None:
         """Take the values of a result: fields where it is JSON, else pieces of text."""
@@ -157,8 +160,8 @@ class Reading:
         if len(text) <= MAX_VALUE_CHARACTERS:
             rank = self._rank(source)
             folded = text.casefold()
-            fields = text, folded, value, source, rank, group, -1, "", "", kin
-            self.items.append(_make_item(Item, fields))
+            item = Item(text, folded, value, source, rank, group, -1, "", "", kin)
+            self.items.append(item)
 
     def new_group(self) -> int:
         """Begin another object or text."""
