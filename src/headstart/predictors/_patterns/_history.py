@@ -251,7 +251,7 @@ class Readings:
     def text(self, source: str, content: str) -> Sequence[Item]:
         """The items of what somebody said."""
         key = source, content
-        items = self._items.get(key)
+        items = self._find(key)
         if items is None:
             reading = Reading()
             reading.add_text(source, content)
@@ -261,7 +261,7 @@ class Readings:
     def result(self, tool: str, content: str) -> Sequence[Item]:
         """The items of a result."""
         key = f"{tool}>", content
-        items = self._items.get(key)
+        items = self._find(key)
         if items is None:
             reading = Reading()
             reading.add_result(tool, content)
@@ -270,14 +270,19 @@ class Readings:
 
     def words(self, content: str) -> frozenset[str]:
         """The words of what somebody said."""
-        words = self._words.get(content)
+        is_kept = len(content) <= MAX_KEPT_CHARACTERS
+        words = self._words.get(content) if is_kept else None
         if words is None:
             words = stems(content[:READ_CHARACTERS])
             if len(self._words) >= MAX_READINGS:
                 self._words.clear()
-            if len(content) <= MAX_KEPT_CHARACTERS:
+            if is_kept:
                 self._words[content] = words
         return words
+
+    def _find(self, key: tuple[str, str]) -> Sequence[Item] | None:
+        # To look a text of megabytes up takes milliseconds.
+        return self._items.get(key) if len(key[1]) <= MAX_KEPT_CHARACTERS else None
 
     def _keep(self, key: tuple[str, str], items: Sequence[Item]) -> Sequence[Item]:
         if len(self._items) >= MAX_READINGS:
