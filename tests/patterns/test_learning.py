@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headstart import UsageError
+from headstart import ModelResponse, UsageError
 from headstart.predictors import PatternPredictor
 
 from .scene import (
@@ -254,3 +254,26 @@ def test_a_poisoned_file_makes_nothing_certain():
         teach(patterns, run.says("Not today."))
     for each in patterns.propose(now(support_run(NEW + 100, until="customer"))):
         assert each.probability < 0.9
+
+
+def test_after_many_answers_what_was_not_predicted_for_is_learned_from_by_chance():
+    patterns = taught(200)
+    learned_in_full = 0
+    for number in range(NEW, NEW + 40):
+        before = patterns.to_dict()
+        teach(patterns, support_run(number))
+        after = patterns.to_dict()
+        assert after["contexts"] != before["contexts"]
+        learned_in_full += after["sources"] != before["sources"]
+    assert 0 < learned_in_full < 25
+
+
+def test_after_many_answers_what_was_predicted_for_is_learned_from_always():
+    patterns = taught(200)
+    for number in range(NEW, NEW + 10):
+        run = support_run(number, until="found")
+        patterns.propose(now(run))
+        before = patterns.to_dict()
+        call = support_run(number).messages[len(run.messages)]
+        patterns.learn(now(run), ModelResponse(tool_calls=call.tool_calls))
+        assert patterns.to_dict()["sources"] != before["sources"]

@@ -8,7 +8,7 @@ from ._contexts import NO_CALL, ContextCounts
 from ._weights import LEAST_GRADIENT, Weights, logistic, logit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._familiar import Familiar
     from ._moment import Moment
@@ -36,7 +36,9 @@ class ChoiceModel:
     def probabilities(self, moment: Moment) -> dict[str, float]:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
         if moment.probabilities is None:
-            features = [*_described(moment), *_described_words(moment)]
+            known = self._familiar.known  # no other word has weights
+            words = [word for word in _described_words(moment) if word in known]
+            features = [*_described(moment), *words]
             moment.probabilities = {
                 outcome: logistic(
                     logit(p) + self._scope(outcome, moment).total(features)
@@ -58,9 +60,9 @@ class ChoiceModel:
         active.setdefault(NO_CALL, _IMPROBABLE if known else 0.5)
         return active
 
-    def learn(self, moment: Moment, tools: Iterable[str], run: int) -> None:
+    def learn(self, moment: Moment, tools: Sequence[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
-        right = set(tools) or {NO_CALL}
+        right = dict.fromkeys(tools) or {NO_CALL: None}
         stated = dict(self.probabilities(moment))
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
@@ -74,7 +76,12 @@ class ChoiceModel:
                 name = f"{outcome}{moment.mode}"
                 self.weights.step(name, known, gradient, share=_KNOWN_SHARE)
                 self.weights.step(name, familiar, gradient, share=share)
+        self.count(moment, tools)
+
+    def count(self, moment: Moment, tools: Sequence[str]) -> None:
+        """Learn what follows the context of a moment, and no more."""
         if not moment.partial:
+            right = dict.fromkeys(tools) or {NO_CALL: None}
             self.contexts.learn(moment.symbols, right)
 
     def _scope(self, outcome: str, moment: Moment) -> Scope:
@@ -113,7 +120,7 @@ def describe(moment: Moment) -> list[str]:
     features += moment.style
     if not moment.idle:
         given = "h" if moment.asked_now else "j"
-        features += [f"{given}:{kind}" for kind in moment.user_kinds]
+        features += [f"{given}:{kind}" for kind in sorted(moment.user_kinds)]
     return features
 
 
@@ -122,7 +129,7 @@ def describe_words(moment: Moment) -> list[str]:
     now = moment.asked_now or moment.idle
     user, said = ("w", "v") if now else ("x", "y")
     if moment.partial:
-        return [f"p:{word}" for word in moment.partial_words]
+        return [f"p:{word}" for word in sorted(moment.partial_words)]
     history = moment.history
     words = history.said_by(said, moment.last_said)
     if moment.idle:

@@ -408,8 +408,8 @@ def join(
         places = {place: places[place] for place in both}
     made: set[str] = set()
     before = list(zip(names, [option.value for option in chosen], strict=True))
-    for call in moment.calls:
-        if call.tool == tool and name in call.arguments:
+    for call in moment.calls_of(tool):
+        if name in call.arguments:
             arguments = call.arguments
             if all(arguments.get(each) == value for each, value in before):
                 made.add(str(arguments[name]))
@@ -418,10 +418,12 @@ def join(
 
 def relate(option: Option, together: Together) -> tuple[str, ...]:
     """How a value stands to those of the arguments before it."""
+    here, there = option.places, together.places
+    if here.keys().isdisjoint(there):  # most do
+        return _APART[option.text in together.texts, option.text in together.made]
     features: list[str] = []
     if option.text in together.texts:
         features.append("x:same")
-    here, there = option.places, together.places
     both = here.keys() & there.keys()
     near, row = 99, None
     for place in both:
@@ -435,8 +437,16 @@ def relate(option: Option, together: Together) -> tuple[str, ...]:
         features.append(f"s&{there[row].source}&{here[row].source}")
     if near != 99:
         features.append(f"x:{max(-4, min(8, near))}")
-    if not both:
-        features.append("x:apart")
     if option.text in together.made:
         features.append("x:made")
     return tuple(features)
+
+
+_APART: dict[tuple[bool, bool], tuple[str, ...]] = {
+    (False, False): ("x:apart",),
+    (False, True): ("x:apart", "x:made"),
+    (True, False): ("x:same", "x:apart"),
+    (True, True): ("x:same", "x:apart", "x:made"),
+}
+"""The features of a value that stands nowhere with those before it: whether it is the
+same as one of them, and whether an earlier call had it."""

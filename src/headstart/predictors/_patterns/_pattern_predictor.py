@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from headstart.predictors._predictor import Conversation, Prediction
@@ -53,8 +55,9 @@ MAX_WRITES = 1
 LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
-"""After so many answers, candidates are weighed for one answer in so many: that is the
-greater part of the work, and little is left to learn from it."""
+"""After so many answers, one run in so many is learned from in full, beside the moments
+that calls were predicted for: it is the greater part of the work, and little is left to
+learn from it."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -159,40 +162,50 @@ class PatternPredictor:
             self._end(each)
         if history not in self._waiting:
             self.runs += 1
-        run = history.topic
+            self._waiting[history] = []
+            history.thorough = self._is_to_be_learned()
         moment = self._moment_of(history, len(messages), tools)
         self._newest = None  # what it found out is to be learned from, once
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
-        if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
-            moments.append(moment.while_writing(response.text))
-        self._weigh_anew(history, moments, calls)
+        if history.thorough:
+            if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
+                moments.append(moment.while_writing(response.text))
+            earlier = moment.asked_now and moment.length > 1
+            self._weigh_anew([*moments, moment.before()] if earlier else moments, calls)
+        elif moment.candidates is not None:
+            self._weigh_anew(moments, calls)
         self._settle(history, moment, calls)
-        for each in moments:
-            self._choices.learn(each, (call.name for call in calls), run)
-            for call in calls:
-                self._arguments.learn(call.name, read_arguments(call), each, run)
+        tools_asked = [call.name for call in calls]
+        if history.thorough or moment.probabilities is not None:
+            for each in moments:
+                self._choices.learn(each, tools_asked, history.topic)
+                for call in calls:
+                    arguments = read_arguments(call)
+                    self._arguments.learn(call.name, arguments, each, history.topic)
+        else:
+            self._choices.count(moment, tools_asked)
         self._writing.learn(calls)
         history.learned = len(messages)
         if self.results is not None:
             self.results.learn(conversation, response)
 
-    def _weigh_anew(
-        self, history: History, moments: list[Moment], calls: Sequence[ToolCall]
-    ) -> None:
-        """Learn how probable what would have been proposed is."""
-        waiting = self._waiting.setdefault(history, [])
-        if self.answers > FIRST_ANSWERS and self.answers % ONE_IN:
-            return
-        moment = moments[0]
-        if moment.asked_now and moment.length > 1:
-            moments = [*moments, moment.before()]
+    def _is_to_be_learned(self) -> bool:
+        """Whether a run that begins is learned from in full."""
+        if self.answers < FIRST_ANSWERS:
+            return True
+        # By chance, as runs may come in turns; the same in every process.
+        return Random(self.runs).randrange(ONE_IN) == 0  # noqa: S311
+
+    def _weigh_anew(self, moments: Iterable[Moment], calls: Sequence[ToolCall]) -> None:
+        """Learn how probable what was, or would have been, proposed is."""
         asked = {call_key(call) for call in calls}
         for each in moments:
+            waiting = self._waiting[each.history]
             for candidate in self._candidates(each):
                 self._ranking.learn_next(candidate, came_true=candidate.key in asked)
-                if moment.is_read(candidate.tool):
+                if candidate.is_read:
                     waiting.append(candidate)
 
     def _settle(
@@ -308,11 +321,21 @@ class PatternPredictor:
 
     def _candidates(self, moment: Moment) -> list[Candidate]:
         """What may be asked for, weighed, the best by tool and arguments alone."""
+        if moment.candidates is None:
+            moment.candidates = self._find_candidates(moment)
+        return moment.candidates
+
+    def _find_candidates(self, moment: Moment) -> list[Candidate]:
         found: list[tuple[float, float, str, float, Chosen, list[str]]] = []
         fresh: dict[str, int] = {}
         writes = 0
         probable = self._choices.probabilities(moment).items()
         for tool, tool_p in sorted(probable, key=lambda pair: -pair[1]):
+            base = logit(tool_p)
+            if len(found) >= MAX_CANDIDATES:
+                best = heapq.nlargest(MAX_CANDIDATES, [each[0] for each in found])
+                if best[-1] >= base:
+                    break  # what is less probable comes in no case among the best
             floor = LEAST_READ if moment.is_read(tool) else LEAST_OTHER
             if tool == NO_CALL or tool_p < floor:
                 continue
@@ -322,7 +345,6 @@ class PatternPredictor:
                     continue
             known = moment.tools.get(tool)
             guarded = known is not None and known.egress
-            base = logit(tool_p)
             for chosen, names, log_p in self._arguments.assignments(
                 tool, moment, math.log(LEAST / tool_p)
             ):

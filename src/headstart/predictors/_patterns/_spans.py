@@ -21,6 +21,7 @@ _MAX_KEPT = 40
 _READ_TWICE = frozenset(("A", "email", "url"))
 _LEAST_CODE = 5
 """Shorter words of capitals are no codes: they are abbreviations."""
+_MAX_TOKENS_KEPT = 16_384
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
@@ -28,11 +29,12 @@ _STEM = 5
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f"
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _GLUED = re.compile(r"[?!](?=[^\W\d_a-z][a-z])")
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_STEMS = re.compile(rf"([^\W\d_]{{3,{_STEM}}})[^\W\d_]*")
 _QUOTED = re.compile(
     r"\"([^\"\n]{2,80})\"|(?<!\w)'([^'\n]{2,80})'(?!\w)"
     r"|\u201c([^\u201d\n]{2,80})\u201d|`([^`\n]{2,80})`"
 )
+_QUOTE = re.compile("[\"'\u201c`]")
 _SENTENCE_END = frozenset(".!?:\u2026\u3002\uff01\uff1f\n")
 _ENDING = _SENTENCE_END | frozenset(",;)]}\uff0c\u3001")
 # Quotation marks, brackets, and what ends sentences and their parts in any script.
@@ -76,7 +78,7 @@ def shorten(text: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """The words of a text, cut to their first letters."""
-    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
+    return frozenset(_STEMS.findall(text.casefold()))
 
 
 @functools.lru_cache(maxsize=8_192)
@@ -140,12 +142,15 @@ def spans(text: str) -> list[Span]:
 
     Plain lower-case words do not: a text has too many of them.
     """
-    text = shorten(text)
+    return _read_spans(shorten(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_spans(text: str) -> list[Span]:
     found: list[Span] = []
     tokens = _tokens(text)
     run: list[int] = []
-    for i, raw in enumerate(tokens):
-        token, kind, _ = _read_token(raw)
+    for i, (token, kind, _) in enumerate(map(_read_token, tokens)):
         if not kind:
             if run and token not in _CONNECTING:
                 _end_phrase(run, tokens, found)
@@ -160,6 +165,7 @@ def spans(text: str) -> list[Span]:
             found += [Span(*each, i, left, right) for each in _read_again(token, kind)]
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
+            raw = tokens[i]
             if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
                 _note_place(run, tokens, found)
                 _end_phrase(run, tokens, found)
@@ -168,7 +174,7 @@ def spans(text: str) -> list[Span]:
     if run:
         _end_phrase(run, tokens, found)
     found += _dated(text, tokens)
-    if any(quote in text for quote in "\"'\u201c`"):
+    if _QUOTE.search(text):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
@@ -206,15 +212,23 @@ def _tokens(text: str) -> list[str]:
     return text.split()[:MAX_TOKENS]
 
 
-def _read_token(raw: str) -> tuple[str, str, str]:
+class _Tokens(dict[str, "tuple[str, str, str]"]):
+    """Tokens that were read before, which most are: looked up without a call."""
+
+    def __missing__(self, raw: str) -> tuple[str, str, str]:
+        read = _read_new_token(raw)
+        if len(raw) <= _MAX_KEPT:
+            if len(self) >= _MAX_TOKENS_KEPT:
+                self.clear()
+            self[raw] = read
+        return read
+
+
+def _read_new_token(raw: str) -> tuple[str, str, str]:
     """A token without what surrounds it, its shape, and what its neighbours see.
 
     Plain words have no shape.
     """
-    return _read_new_token(raw) if len(raw) > _MAX_KEPT else _read_known_token(raw)
-
-
-def _read_new_token(raw: str) -> tuple[str, str, str]:
     token = raw.strip(_AROUND)
     if raw[-1] in _SENTENCE_END:
         seen = "^"
@@ -227,7 +241,7 @@ def _read_new_token(raw: str) -> tuple[str, str, str]:
     return token, shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x", seen
 
 
-_read_known_token = functools.lru_cache(maxsize=16_384)(_read_new_token)
+_read_token = _Tokens().__getitem__
 
 
 def _without_possessive(token: str) -> str:

@@ -23,6 +23,7 @@ _TEXT_CHARACTERS = 40
 """A longer string that has spaces is a text as well as a value."""
 _DIGIT_GROUP = re.compile(r"(?:.*\d){3}")
 _NAME = re.compile(r"[A-Za-z_][\w-]{0,40}$")
+_MAX_NAME = 41
 _FAILURE = re.compile(
     r"\W*(?:\w+ ){0,2}(?:\w*error|\w*exception|traceback|failed|failure|invalid|"
     r"could not|unable|not found|no such)\b",
@@ -195,8 +196,14 @@ def is_mapping(fields: dict[str, Any]) -> bool:
     """Whether an object's keys are values rather than names of fields."""
     if len(fields) > _MAX_KEYS:
         return True
-    odd = sum(1 for key in fields if not _NAME.match(key) or _DIGIT_GROUP.match(key))
+    odd = sum([len(key) > _MAX_NAME or _is_odd(key) for key in fields])
     return 2 * odd > len(fields)
+
+
+@functools.lru_cache(maxsize=8_192)
+def _is_odd(key: str) -> bool:
+    """Whether a key looks like a value."""
+    return not _NAME.match(key) or bool(_DIGIT_GROUP.match(key))
 
 
 def _kin(fields: dict[str, Any]) -> Iterator[frozenset[str]]:
