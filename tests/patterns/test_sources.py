@@ -199,3 +199,44 @@ def test_a_text_in_quotation_marks_comes_from_the_same_text_without_them():
     run = Run().user("Who wrote 'Songs for Zoe'?")
     first = expected(patterns, run, tools={})[0]
     assert first == ("fetch_book", {"q": '"Songs for Zoe"'})
+
+
+def test_a_whole_name_is_told_from_its_parts():
+    patterns = PatternPredictor()
+    towns = ["Ashford", "Barlow", "Corfe", "Denby", "Elstow", "Frome", "Garth"]
+    for first, second in zip(towns, towns[1:] + towns[:1], strict=True):
+        for kind in ("House", "Mill"):
+            name = f"{first} {kind} and {second} Park"
+            teach(
+                patterns,
+                Run()
+                .user(f"What do you keep in the {name} today?")
+                .asks(("get_parcel", {"parcel": name})),
+            )
+    asked = Run().user("What do you keep in the Holme Lodge and Ilam Hall today?")
+    first = expected(patterns, asked)[0]
+    assert first == ("get_parcel", {"parcel": "Holme Lodge and Ilam Hall"})
+
+
+def test_a_sentence_that_speaks_of_what_the_user_asked_names_the_next_value():
+    patterns = PatternPredictor()
+    for number in range(24):
+        places = [f"Depot {chr(65 + (number * 7 + i) % 26)}{number}" for i in range(4)]
+        which = number % 4
+        teach(patterns, depots_run(places, which, asks=True))
+    places = ["Depot X77", "Depot Y78", "Depot Z79", "Depot W80"]
+    for which in range(4):
+        first = expected(patterns, depots_run(places, which, asks=False))[0]
+        assert first == ("get_parcel", {"parcel": places[which]})
+
+
+def depots_run(places: list[str], which: int, *, asks: bool) -> Run:
+    """A run in which one of the sentences of a result is about what was asked."""
+    about = ["frozen lobsters", "garden furniture", "printed carpets", "spare engines"]
+    text = " ".join(
+        f"Our {subject} always leave from {place} every morning."
+        for subject, place in zip(about, places, strict=True)
+    )
+    run = Run().user(f"Where would I find {about[which]}?")
+    run = run.asks(("list_depots", {"country": "NL"})).gets(text)
+    return run.asks(("get_parcel", {"parcel": places[which]})) if asks else run

@@ -282,6 +282,10 @@ def describe(option: Option, moment: Moment, used: dict[str, int], row: Place) -
             f"o:{_part(known, moment.user_words)}{_part(known, moment.asked_words)}",
             f"os:{_part(known, moment.said_words)}",
         )
+        if item.near and ">" in item.source:
+            # A result may tell in the same sentence what the user asked about.
+            asked = len((item.near & moment.user_words) - known)
+            features.append(f"y:{min(asked, 3)}")
     if item.token >= 0:
         features += _surroundings(item.left, item.right, item.text)
 
