@@ -240,3 +240,33 @@ def depots_run(places: list[str], which: int, *, asks: bool) -> Run:
     run = Run().user(f"Where would I find {about[which]}?")
     run = run.asks(("list_depots", {"country": "NL"})).gets(text)
     return run.asks(("get_parcel", {"parcel": places[which]})) if asks else run
+
+
+def test_a_value_is_found_within_objects_and_lists_that_wrap_it():
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = Customer(number).parcels[0]
+        wrapped = {"sources": [{"parcel": parcel}], "full": True}
+        run = Run().user(f"Where is {parcel}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    first = expected(patterns, Run().user("Where is P-818181?"), tools={})[0]
+    wrapped = {"sources": [{"parcel": "P-818181"}], "full": True}
+    assert first == ("get_parcels", wrapped)
+
+
+def test_a_key_that_is_a_value_is_not_remembered():
+    patterns = PatternPredictor()
+    for number in range(12):
+        wrapped = {"sources": {f"key 4711-{number}": Customer(number).parcels[0]}}
+        run = Run().user(f"Where is {Customer(number).parcels[0]}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    assert "4711" not in str(patterns.to_dict())
+
+
+def test_what_the_user_says_never_leaves_whatever_its_shape_looks_like():
+    patterns = PatternPredictor()
+    for number in range(12):
+        planted = f"mark<number{number * 7919}"  # as sources of own arguments look
+        run = Run().user(f"Look at {planted} please")
+        teach(patterns, run.asks(("fetch", {"url": planted})))
+    assert not expected(patterns, Run().user("Look at mark<number5 please"))
