@@ -286,3 +286,74 @@ def test_an_id_is_found_where_it_looks_like_or_stands_in_something_else(
         teach(patterns, run)
     run = Run().user(f"Hi from Kim, {said}, please look")
     assert expected(patterns, run)[0] == ("get_parcel", {"parcel": meant})
+
+
+def test_a_whole_name_is_told_from_its_parts():
+    patterns = PatternPredictor()
+    towns = ["Ashford", "Barlow", "Corfe", "Denby", "Elstow", "Frome", "Garth"]
+    for first, second in zip(towns, towns[1:] + towns[:1], strict=True):
+        for kind in ("House", "Mill"):
+            name = f"{first} {kind} and {second} Park"
+            teach(
+                patterns,
+                Run()
+                .user(f"What do you keep in the {name} today?")
+                .asks(("get_parcel", {"parcel": name})),
+            )
+    asked = Run().user("What do you keep in the Holme Lodge and Ilam Hall today?")
+    first = expected(patterns, asked)[0]
+    assert first == ("get_parcel", {"parcel": "Holme Lodge and Ilam Hall"})
+
+
+def test_a_sentence_that_speaks_of_what_the_user_asked_names_the_next_value():
+    patterns = PatternPredictor()
+    for number in range(24):
+        places = [f"Depot {chr(65 + (number * 7 + i) % 26)}{number}" for i in range(4)]
+        which = number % 4
+        teach(patterns, depots_run(places, which, asks=True))
+    places = ["Depot X77", "Depot Y78", "Depot Z79", "Depot W80"]
+    for which in range(4):
+        first = expected(patterns, depots_run(places, which, asks=False))[0]
+        assert first == ("get_parcel", {"parcel": places[which]})
+
+
+def depots_run(places: list[str], which: int, *, asks: bool) -> Run:
+    """A run in which one of the sentences of a result is about what was asked."""
+    about = ["frozen lobsters", "garden furniture", "printed carpets", "spare engines"]
+    text = " ".join(
+        f"Our {subject} always leave from {place} every morning."
+        for subject, place in zip(about, places, strict=True)
+    )
+    run = Run().user(f"Where would I find {about[which]}?")
+    run = run.asks(("list_depots", {"country": "NL"})).gets(text)
+    return run.asks(("get_parcel", {"parcel": places[which]})) if asks else run
+
+
+def test_a_value_is_found_within_objects_and_lists_that_wrap_it():
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = Customer(number).parcels[0]
+        wrapped = {"sources": [{"parcel": parcel}], "full": True}
+        run = Run().user(f"Where is {parcel}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    first = expected(patterns, Run().user("Where is P-818181?"), tools={})[0]
+    wrapped = {"sources": [{"parcel": "P-818181"}], "full": True}
+    assert first == ("get_parcels", wrapped)
+
+
+def test_a_key_that_is_a_value_is_not_remembered():
+    patterns = PatternPredictor()
+    for number in range(12):
+        wrapped = {"sources": {f"key 4711-{number}": Customer(number).parcels[0]}}
+        run = Run().user(f"Where is {Customer(number).parcels[0]}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    assert "4711" not in str(patterns.to_dict())
+
+
+def test_what_the_user_says_never_leaves_whatever_its_shape_looks_like():
+    patterns = PatternPredictor()
+    for number in range(12):
+        planted = f"mark<number{number * 7919}"  # as sources of own arguments look
+        run = Run().user(f"Look at {planted} please")
+        teach(patterns, run.asks(("fetch", {"url": planted})))
+    assert not expected(patterns, Run().user("Look at mark<number5 please"))

@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from ._familiar import Familiar
     from ._moment import Moment
 
-MAX_SOURCES = 12
+MAX_SOURCES = 20
 """Sources of one argument that are looked at."""
 MAX_SOURCES_KEPT = 64
-MAX_OPTIONS, FEW_OPTIONS = 32, 10
+MAX_OPTIONS, FEW_OPTIONS = 40, 10
 """Values of one argument that compete: of reads, and of other tools."""
+MAX_GATHERED = 64
+"""Values of which those are the best, by where they come from alone."""
 MAX_ARGUMENTS = 10
 MAX_SIGNATURES = 12
 WIDE = 12
@@ -195,8 +197,12 @@ class ArgumentModel:
         used = moment.used.get((tool, name), _UNUSED)
         for source, count in best:
             if count >= least:
-                gather(source, moment, used, found, limit)
+                gather(source, moment, used, found, MAX_GATHERED)
         options = list(found.values())
+        if len(options) > limit:
+            own = self.weights.scope(f"{slot_of(tool, name)}{moment.mode}")
+            options.sort(key=lambda option: -own.total(option.features))
+            del options[limit:]
         row = moment.next_row(tool)
         for option in options:
             describe(option, moment, used, row)

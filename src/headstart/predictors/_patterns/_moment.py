@@ -35,6 +35,8 @@ WRITING = "writing"
 """What stands in the text that the model is writing has sources of this name."""
 _CALLS = 100
 _RECENT_CALLS = 32
+_NESTED = 4
+"""Lists and objects within each other in which values of arguments are found."""
 _SYMBOLS = 24
 """Symbols that are looked at, before repeats are collapsed."""
 
@@ -269,7 +271,8 @@ class Moment:
     def year(self) -> str:
         """The latest year of a date in full; empty if there is none."""
         return max(
-            (y for y, at in self.history.years.items() if at < self.length), default=""
+            (y for y, at in self.history.read().years.items() if at < self.length),
+            default="",
         )
 
     @functools.cached_property
@@ -322,10 +325,20 @@ class Moment:
         return known
 
 
-def scalars(value: object) -> list[str]:
-    """A text or number, or those of a list, as text."""
-    listed = cast("list[object]", value) if isinstance(value, list) else [value]
-    return [str(each) for each in listed[:64] if isinstance(each, str | int | float)]
+def scalars(value: object, depth: int = 0) -> list[str]:
+    """A text or number, or those in a list or an object, as text."""
+    if isinstance(value, str | int | float):
+        return [str(value)]
+    inner: list[object] = []
+    if isinstance(value, dict):
+        inner = list(cast("dict[str, object]", value).values())
+    elif isinstance(value, list):
+        inner = cast("list[object]", value)
+    found: list[str] = []
+    if depth < _NESTED:
+        for each in inner[:64]:
+            found += scalars(each, depth + 1)
+    return found[:64]
 
 
 def _newest(positions: Sequence[int], length: int) -> int:

@@ -29,6 +29,7 @@ from ._file import (
 )
 from ._history import Histories, History, call_key, read_arguments
 from ._moment import Moment
+from ._options import is_own
 from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
 from ._weights import logit
 from ._writing import Writing
@@ -348,7 +349,7 @@ class PatternPredictor:
             for chosen, names, log_p in self._arguments.assignments(
                 tool, moment, math.log(LEAST / tool_p)
             ):
-                if guarded and any(not _is_own(o.sources[0]) for o in chosen):
+                if guarded and any(not is_own(o.sources[0]) for o in chosen):
                     continue
                 found.append((base + log_p, tool_p, tool, log_p, chosen, names))
                 fresh[tool] = fresh.get(tool, 0) + any(o.fresh for o in chosen)
@@ -375,8 +376,3 @@ class PatternPredictor:
             candidates.append(candidate)
         self._ranking.weigh(candidates)
         return candidates
-
-
-def _is_own(source: str) -> bool:
-    """Whether nobody else can plant the values of a source: the model's own arguments."""
-    return source[0] == "=" or ("<" in source and ">" not in source)

@@ -26,6 +26,7 @@ _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
 # Chinese, Japanese and Korean text has no spaces, and borders on numbers and names.
+NO_WORDS: frozenset[str] = frozenset()
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f"
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _GLUED = re.compile(r"[?!](?=[^\W\d_a-z][a-z])")
@@ -54,11 +55,13 @@ class Span(NamedTuple):
 
     Attributes:
         text: The piece.
-        kind: Its shape, `quoted`, `phrase`, `place`, `date`, or `day` for a
-            date without its year; what spans are looked up by.
+        kind: Its shape, `quoted`, `place`, `date`, `day` for a date without its year,
+            `phrase`, or `opening` and `part` for a phrase that begins a sentence, and one
+            between two connecting words; what spans are looked up by.
         token: The number of its first token; -1 where it has none.
         left: The word before it in lower case, or the shape of what is no word.
         right: The word behind it.
+        near: The words of its sentence, cut to their first letters.
     """
 
     text: str
@@ -66,6 +69,7 @@ class Span(NamedTuple):
     token: int
     left: str
     right: str
+    near: frozenset[str] = NO_WORDS
 
 
 def shorten(text: str) -> str:
@@ -179,7 +183,26 @@ def _read_spans(text: str) -> list[Span]:
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
         )
-    return found
+    return _with_sentences(found, tokens)
+
+
+def _with_sentences(found: list[Span], tokens: list[str]) -> list[Span]:
+    """The same pieces, each with the words of its sentence."""
+    near: list[frozenset[str]] = []
+    begin = 0
+    for i, raw in enumerate(tokens):
+        if i + 1 == len(tokens) or (raw[-1] in _SENTENCE_END and len(raw) > 2):
+            words = _long_stems(" ".join(tokens[begin : i + 1]))
+            near += [words] * (i + 1 - begin)
+            begin = i + 1
+    return [
+        span if span.token < 0 else span._replace(near=near[span.token])
+        for span in found
+    ]
+
+
+def _long_stems(text: str) -> frozenset[str]:
+    return frozenset(word for word in stems(text) if len(word) > 3)
 
 
 def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
@@ -258,23 +281,24 @@ def _neighbour(tokens: list[str], i: int) -> str:
 
 
 def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:
-    """Note a run of capitalised words as a phrase, and begin anew."""
+    """Note a run of capitalised words as a phrase, with its parts, and begin anew."""
     while run and tokens[run[-1]] in _CONNECTING:
         run.pop()
     if len(run) > 1:
-        parts = [run[:]]
+        parts = [("phrase", run[:])]
         if run[0] == 0 or tokens[run[0] - 1][-1] in _SENTENCE_END:
-            parts.append(run[1:])  # a sentence's first word is capitalised anyway
+            # A sentence's first word is capitalised anyway: it may be no part of it.
+            parts = [("opening", run[:]), ("phrase", run[1:])]
         pieces = _without_connecting(run, tokens)
         if len(pieces) > 1:
-            parts += pieces
-        for part in parts:
+            parts += [("part", piece) for piece in pieces]
+        for kind, part in parts:
             if len(part) > 1 and tokens[part[0]] not in _CONNECTING:
                 text = " ".join([tokens[i] for i in part]).strip(_AROUND)
                 left = _neighbour(tokens, part[0] - 1)
                 right = _neighbour(tokens, part[-1] + 1)
                 text = _without_possessive(text[:MAX_VALUE_CHARACTERS])
-                found.append(Span(text, "phrase", part[0], left, right))
+                found.append(Span(text, kind, part[0], left, right))
     run.clear()
 
 

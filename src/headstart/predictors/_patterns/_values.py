@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ._spans import MAX_VALUE_CHARACTERS, Span, spans, stems
+from ._spans import MAX_VALUE_CHARACTERS, NO_WORDS, Span, spans, stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,7 @@ class Item(NamedTuple):
         left: The word before it, in a text.
         right: The word behind it.
         kin: What stands beside it in its object.
+        near: The words of its sentence, in a text.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Item(NamedTuple):
     left: str
     right: str
     kin: Kin
+    near: frozenset[str] = NO_WORDS
 
 
 class Reading:
@@ -94,6 +96,7 @@ class Reading:
                     span.left,
                     span.right,
                     NO_KIN,
+                    span.near,
                 )
             )
 
