@@ -256,24 +256,25 @@ def test_a_poisoned_file_makes_nothing_certain():
         assert each.probability < 0.9
 
 
-def test_after_many_answers_what_was_not_predicted_for_is_learned_from_by_chance():
+def learn_when_found(patterns: PatternPredictor, number: int) -> bool:
+    """Learn one answer, where a customer was found; whether candidates were weighed."""
+    run = support_run(number, until="found")
+    call = support_run(number).messages[len(run.messages)]
+    before = patterns.to_dict()
+    patterns.learn(now(run), ModelResponse(tool_calls=call.tool_calls))
+    after = patterns.to_dict()
+    assert after["contexts"] != before["contexts"]
+    return after["next_reliability"] != before["next_reliability"]
+
+
+def test_after_many_answers_candidates_are_weighed_for_one_in_four():
     patterns = taught(200)
-    learned_in_full = 0
-    for number in range(NEW, NEW + 40):
-        before = patterns.to_dict()
-        teach(patterns, support_run(number))
-        after = patterns.to_dict()
-        assert after["contexts"] != before["contexts"]
-        learned_in_full += after["sources"] != before["sources"]
-    assert 0 < learned_in_full < 25
+    weighed = [learn_when_found(patterns, number) for number in range(NEW, NEW + 40)]
+    assert sum(weighed) == 10
 
 
-def test_after_many_answers_what_was_predicted_for_is_learned_from_always():
+def test_after_many_answers_what_was_predicted_for_is_weighed_always():
     patterns = taught(200)
     for number in range(NEW, NEW + 10):
-        run = support_run(number, until="found")
-        patterns.propose(now(run))
-        before = patterns.to_dict()
-        call = support_run(number).messages[len(run.messages)]
-        patterns.learn(now(run), ModelResponse(tool_calls=call.tool_calls))
-        assert patterns.to_dict()["sources"] != before["sources"]
+        patterns.propose(now(support_run(number, until="found")))
+        assert learn_when_found(patterns, number)

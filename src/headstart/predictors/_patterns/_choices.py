@@ -76,12 +76,7 @@ class ChoiceModel:
                 name = f"{outcome}{moment.mode}"
                 self.weights.step(name, known, gradient, share=_KNOWN_SHARE)
                 self.weights.step(name, familiar, gradient, share=share)
-        self.count(moment, tools)
-
-    def count(self, moment: Moment, tools: Sequence[str]) -> None:
-        """Learn what follows the context of a moment, and no more."""
         if not moment.partial:
-            right = dict.fromkeys(tools) or {NO_CALL: None}
             self.contexts.learn(moment.symbols, right)
 
     def _scope(self, outcome: str, moment: Moment) -> Scope:

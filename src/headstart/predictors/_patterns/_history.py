@@ -103,7 +103,6 @@ class History:
         self.texts: dict[int, set[str]] = {}
         self.years: dict[str, int] = {}  # where each stands first, in a full date
         self.learned = -1  # the position of the newest answer that was learned
-        self.thorough = True  # whether its answers are learned from in full
         self._said_by: dict[tuple[str, int], list[str]] = {}
         self._open: dict[str | None, PastCall] = {}
         self._askers: dict[int, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from headstart.predictors._predictor import Conversation, Prediction
@@ -56,9 +55,9 @@ MAX_WRITES = 1
 LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
-"""After so many answers, one run in so many is learned from in full, beside the moments
-that calls were predicted for: it is the greater part of the work, and little is left to
-learn from it."""
+"""After so many answers, candidates are weighed for one answer in so many, beside the
+moments that calls were predicted for: that is the greater part of the work, and little is
+left to learn from it."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -164,13 +163,12 @@ class PatternPredictor:
         if history not in self._waiting:
             self.runs += 1
             self._waiting[history] = []
-            history.thorough = self._is_to_be_learned()
         moment = self._moment_of(history, len(messages), tools)
         self._newest = None  # what it found out is to be learned from, once
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
-        if history.thorough:
+        if self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0:
             if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
                 moments.append(moment.while_writing(response.text))
             earlier = moment.asked_now and moment.length > 1
@@ -179,25 +177,15 @@ class PatternPredictor:
             self._weigh_anew(moments, calls)
         self._settle(history, moment, calls)
         tools_asked = [call.name for call in calls]
-        if history.thorough or moment.probabilities is not None:
-            for each in moments:
-                self._choices.learn(each, tools_asked, history.topic)
-                for call in calls:
-                    arguments = read_arguments(call)
-                    self._arguments.learn(call.name, arguments, each, history.topic)
-        else:
-            self._choices.count(moment, tools_asked)
+        for each in moments:
+            self._choices.learn(each, tools_asked, history.topic)
+            for call in calls:
+                arguments = read_arguments(call)
+                self._arguments.learn(call.name, arguments, each, history.topic)
         self._writing.learn(calls)
         history.learned = len(messages)
         if self.results is not None:
             self.results.learn(conversation, response)
-
-    def _is_to_be_learned(self) -> bool:
-        """Whether a run that begins is learned from in full."""
-        if self.answers < FIRST_ANSWERS:
-            return True
-        # By chance, as runs may come in turns; the same in every process.
-        return Random(self.runs).randrange(ONE_IN) == 0  # noqa: S311
 
     def _weigh_anew(self, moments: Iterable[Moment], calls: Sequence[ToolCall]) -> None:
         """Learn how probable what was, or would have been, proposed is."""
