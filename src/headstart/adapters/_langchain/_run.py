@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolM
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.tracers import context as tracing
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from headstart._calls import ToolCall, ToolResult
 from headstart._errors import SpeculationError
@@ -123,13 +124,13 @@ class Run:
         def validate(text: str) -> dict[str, Any]:
             return dict(any_tool._parse_input(json.loads(text or "{}"), None))
 
-        schema = tool.args_schema
+        function = convert_to_openai_tool(tool)["function"]
         return self.host.tool(
             tool.name,
             identity=id(tool),
             early=early,
             show=show,
-            parameters=schema if isinstance(schema, dict) else {},
+            parameters=function.get("parameters") or {},
             description=tool.description,
             validate=validate,
             metadata=tool.metadata,
