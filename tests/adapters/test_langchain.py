@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import pytest
@@ -30,10 +30,12 @@ from langchain_core.callbacks import AsyncCallbackHandler, get_usage_metadata_ca
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import (
     InjectedToolCallId,
     StructuredTool,
+    Tool,
     ToolException,
     tool,
 )
@@ -82,13 +84,16 @@ class Scripted(BaseChatModel):
         return "scripted"
 
     def bind_tools(self, tools, **kwargs):
-        return self.bind(tools=[convert_to_openai_tool(each) for each in tools])
+        kwargs["tools"] = [convert_to_openai_tool(each) for each in tools]
+        return self.bind(**kwargs)
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         response = asyncio.run(self._respond(messages, lambda delta: None))
         return ChatResult(generations=[ChatGeneration(message=whole(response))])
 
     async def _respond(self, messages, on_delta):
+        if hasattr(self.script, "names"):
+            self.script.names.append([message.name for message in messages])
         request = ModelRequest(list(map(read_message, messages)))
         return await self.script.respond(request, on_delta)
 
@@ -137,7 +142,12 @@ def whole(response):
         {"id": call.id, "name": call.name, "args": json.loads(call.arguments)}
         for call in response.tool_calls
     ]
-    return AIMessage(response.text, tool_calls=calls, usage_metadata=usage(response))
+    return AIMessage(
+        response.text,
+        tool_calls=calls,
+        usage_metadata=usage(response),
+        response_metadata={"model_name": "scripted"},
+    )
 
 
 def piece(delta):
@@ -667,7 +677,16 @@ async def test_a_tool_that_takes_what_is_not_known_yet_is_not_started_early():
         """By the configuration."""
         return config["configurable"]["user"]
 
-    tools = [by_state, by_runtime, by_config]
+    @tool
+    async def by_callbacks(row: int, callbacks: Any = None) -> str:
+        """By the callbacks."""
+        return str(callbacks is not None)
+
+    async def single(row: str) -> str:
+        return f"row {row}"
+
+    by_text = Tool("by_text", func=None, description="By a text.", coroutine=single)
+    tools = [by_state, by_runtime, by_config, by_callbacks, by_text]
     calls = [(each.name, {"row": 1}) for each in tools]
     rig = Rig(
         [calls, "Done."],
@@ -676,7 +695,8 @@ async def test_a_tool_that_takes_what_is_not_known_yet_is_not_started_early():
         expects=calls,
     )
     texts = await rig.run(config={"configurable": {"user": "Ada"}})
-    assert texts[2:5] == ["2 messages", "call_1_1", "Ada"]
+    told = ["2 messages", "call_1_1", "Ada", "True", "row 1"]
+    assert texts[2:7] == told
     assert rig.launches == 0
 
 
@@ -814,13 +834,21 @@ class Weather(BaseModel):
 
 
 @asyncio_only
-async def test_an_agent_with_a_name_is_run_ahead_with_its_name():
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_agent_with_a_name_is_run_ahead_with_its_name(streamed):
     rig = Rig(
         [[CHANGE], "Done."], Rows().tools, effects=effects_of, agent={"name": "clerk"}
     )
-    await rig.run()
-    assert [message.name for message in rig.state["messages"][1::2]] == ["clerk"] * 2
-    assert rig.adopted == ["turn_confirmed"]
+    rig.model.names = []
+    given = {"messages": [HumanMessage("Go on.")]}
+    async with rig.speculation.run():
+        if streamed:
+            async for _ in rig.agent.astream(given, stream_mode="messages"):
+                pass
+        else:
+            await rig.agent.ainvoke(given)
+    assert rig.adopted[-1] == "turn_confirmed"
+    assert rig.model.names[-1][1] == "clerk"
 
 
 @asyncio_only
@@ -894,11 +922,12 @@ async def test_an_agent_inside_a_tool_is_not_part_of_the_run():
     assert texts[2:] == ["Inner done.", "row 7", "Done."]
     assert rows.changes == [7]
     assert inner.log.events == []
+    assert len(rig.happened("model_answered")) == 2
 
 
 @asyncio_only
 async def test_an_agent_inside_a_launched_tool_is_seen_by_nobody():
-    inner = create_agent(Scripted(script=ScriptedModel(["Inner done."], delay=1)), [])
+    inner = Rig(["Inner done."], Rows().tools).agent
 
     @tool
     async def ask_clerk(what: str) -> str:
@@ -919,6 +948,7 @@ async def test_an_agent_inside_a_launched_tool_is_seen_by_nobody():
             await rig.run(config={"callbacks": [heard]}, early=early)
         seen.append((heard.heard, used.usage_metadata))
     assert rig.launches == 1
+    assert len(rig.happened("model_answered")) == 2
     assert seen[0] == seen[1]
 
 
@@ -1056,6 +1086,223 @@ async def test_a_model_that_streams_on_its_own_is_read_as_it_streams():
         "cancelled",
         "answered",
     ]
+
+
+class Router(Scripted):
+    """Asks another model inside of a request, and says more than it should."""
+
+    async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        inner = Scripted(script=ScriptedModel(lambda request: "Anyone.", delay=1))
+        await inner.ainvoke(messages)
+        if run_manager is not None:
+            await run_manager.on_llm_new_token("a token")
+        return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
+
+@asyncio_only
+async def test_a_model_that_asks_others_is_not_heard_while_it_runs_ahead():
+    class Tokens(Heard):
+        async def on_llm_new_token(self, token, **kwargs):
+            self.heard.append(("token", token))
+
+    heard = []
+    for early in (False, True):
+        handler = Tokens()
+        rig = Rig([], Rows("something else").tools, effects=effects_of)
+        model = Router(script=ScriptedModel([[CHANGE], "Done."], delay=1))
+        rig.agent = create_agent(
+            model, Rows("no").tools, middleware=[rig.speculation.middleware()]
+        )
+        with get_usage_metadata_callback() as used:
+            await rig.run(config={"callbacks": [handler]}, early=early)
+        heard.append((handler.heard, used.usage_metadata))
+    assert heard[0] == heard[1]
+    assert rig.happened("turn_discarded") == ["turn_discarded"]
+    assert len(model.script.records) == 3
+
+
+@asyncio_only
+async def test_a_request_that_is_run_ahead_waits_for_the_rate_limiter():
+    class Limiter(BaseRateLimiter):
+        acquired = 0
+
+        def acquire(self, *, blocking=True):
+            raise NotImplementedError
+
+        async def aacquire(self, *, blocking=True):
+            self.acquired += 1
+            return True
+
+    limiter = Limiter()
+    rig = Rig([], Rows("something else").tools, effects=effects_of)
+    model = Scripted(
+        script=ScriptedModel([[CHANGE], "Done."], delay=1), rate_limiter=limiter
+    )
+    rig.agent = create_agent(
+        model, Rows("no").tools, middleware=[rig.speculation.middleware()]
+    )
+    await rig.run()
+    assert limiter.acquired == len(model.script.records) == 3
+
+
+@asyncio_only
+async def test_a_model_may_bind_tools_to_another():
+    class Binds(Scripted):
+        def bind_tools(self, tools, **kwargs):
+            return Scripted(script=self.script).bind_tools(tools, **kwargs)
+
+    rig = Rig([], Rows().tools, effects=effects_of, expects=[LOOK])
+    model = Binds(script=ScriptedModel([[LOOK], "Done."], delay=1))
+    rig.agent = create_agent(
+        model, Rows().tools, middleware=[rig.speculation.middleware()]
+    )
+    assert await rig.run() == ["Go on.", "", "row 7", "Done."]
+    assert rig.adopted == ["speculation_adopted"]
+
+
+@asyncio_only
+@pytest.mark.parametrize("what", ["settings", "unsaid"])
+async def test_a_request_that_differs_in_anything_is_asked_anew(what):
+    class Step(AgentMiddleware):
+        steps = 0
+
+        async def awrap_model_call(self, request, handler):
+            self.steps += 1
+            if what == "settings":
+                changed = request.override(model_settings={"temperature": self.steps})
+            else:
+                first, *rest = request.messages
+                kwargs = {"step": self.steps}
+                first = first.model_copy(update={"additional_kwargs": kwargs})
+                changed = request.override(messages=[first, *rest])
+            return await handler(changed)
+
+    rig = Rig(
+        [[CHANGE], "Done."], Rows().tools, effects=effects_of, middleware=[Step()]
+    )
+    assert await rig.run() == ["Go on.", "", "changed", "Done."]
+    assert "turn_confirmed" not in rig.happened()
+
+
+@asyncio_only
+async def test_a_tool_that_a_hook_has_put_in_anothers_place_is_what_runs():
+    @tool("look")
+    async def other(row: int) -> str:
+        """Look elsewhere."""
+        return "elsewhere"
+
+    class Instead(AgentMiddleware):
+        async def awrap_tool_call(self, request, handler):
+            return await handler(request.override(tool=other))
+
+    rig = Rig(
+        [[LOOK], "Done."],
+        Rows().tools,
+        effects=effects_of,
+        expects=[LOOK],
+        middleware=[Instead()],
+    )
+    assert await rig.run() == ["Go on.", "", "elsewhere", "Done."]
+
+
+@asyncio_only
+async def test_calls_are_compared_as_the_model_wrote_them():
+    written = ("look", '{"row":7.0 }')
+    rig = Rig(
+        [[written, ("look", '{"row":8}')], "Done."],
+        Rows().tools,
+        effects={"look": "READ"},
+        stream=True,
+    )
+    await rig.run()
+    assert rig.adopted == ["speculation_adopted"] * 2
+
+
+@asyncio_only
+async def test_nothing_is_asked_ahead_of_a_failure_told_in_the_frameworks_words():
+    @tool
+    async def look(row: int) -> str:
+        """Look."""
+        raise ToolException("no such row")
+
+    look.handle_tool_error = True
+    change = Rows().tools[1]
+    rig = Rig([[LOOK, CHANGE], "Done."], [look, change], effects=effects_of)
+    assert (await rig.run())[2:] == ["no such row", "changed", "Done."]
+    assert len(rig.model.records) == 2
+
+
+@asyncio_only
+async def test_a_run_that_has_ended_is_not_used_any_more():
+    rig = Rig([[LOOK], "Done."], Rows().tools, effects=effects_of, expects=[LOOK])
+    over = anyio.Event()
+
+    async def later():
+        await over.wait()
+        return await rig.agent.ainvoke({"messages": [HumanMessage("Go on.")]})
+
+    async with rig.speculation.run():
+        task = asyncio.create_task(later())
+        await anyio.sleep(1)
+    over.set()
+    assert (await task)["messages"][-1].text == "Done."
+    assert rig.launches == 0
+
+
+@pytest.mark.real_time
+async def test_another_event_loop_is_not_part_of_the_run():
+    rig = Rig([[LOOK], "Done."], Rows().tools, effects=effects_of, expects=[LOOK])
+    rig.model._delay = rig.model._pace = 0.0
+
+    def elsewhere():
+        given = {"messages": [HumanMessage("Go on.")]}
+        return asyncio.run(rig.agent.ainvoke(given))
+
+    async with rig.speculation.run():
+        state = await asyncio.to_thread(elsewhere)
+    assert state["messages"][-1].text == "Done."
+    assert rig.launches == 0
+
+
+@asyncio_only
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+@pytest.mark.parametrize("says", ["changed", "something else"])
+async def test_protocol_events_are_what_they_are_without(says):
+    seen = []
+    for early in (False, True):
+        rig = Rig(
+            [[CHANGE], [LOOK], "It is done."],
+            Rows(says).tools,
+            effects=effects_of,
+            expects=[CHANGE],
+        )
+        given = {"messages": [HumanMessage("Go on.", id="1")]}
+        async with rig.speculation.run() if early else nothing():
+            run = await rig.agent.astream_events(given, version="v3")
+            texts = [await message.text async for message in run.messages]
+            seen.append((texts, [told(m) for m in (await run.output())["messages"]]))
+    assert seen[0] == seen[1]
+    assert "turn_started" in rig.happened()
+
+
+@asyncio_only
+async def test_two_messages_of_a_user_are_one_run():
+    rows = Rows()
+    rig = Rig(
+        [[LOOK], "First.", [LOOK], "Second."],
+        rows.tools,
+        effects=effects_of,
+        expects=[LOOK],
+        agent={"checkpointer": InMemorySaver()},
+    )
+    config = {"configurable": {"thread_id": "1"}}
+    async with rig.speculation.run():
+        for said in ("first", "second"):
+            given = {"messages": [HumanMessage(said)]}
+            state = await rig.agent.ainvoke(given, config)
+    texts = [message.text for message in state["messages"]]
+    assert texts == ["first", "", "row 7", "First.", "second", "", "row 7", "Second."]
+    assert rig.adopted == ["speculation_adopted"] * 2
 
 
 def test_a_missing_framework_is_named_with_its_extra():

@@ -226,7 +226,6 @@ class Run:
         """Take the answer of a real request: its calls are those that may be asked for."""
         self.last = response.native.message
         self._asked = frozenset(call.id for call in response.tool_calls)
-        self.note_words(response.tool_calls)
 
     def write_messages(self, request: ModelRequest) -> list[BaseMessage]:
         """The messages of a request that is run ahead.
