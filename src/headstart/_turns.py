@@ -352,6 +352,8 @@ class TurnTree:
             return
         if not all(slot.outcomes for slot in turn.slots):
             return
+        if len(turn.slots) != len(response.tool_calls):
+            return  # the host ran a call again: what it makes of the two is its own
         for child in [child for child in turn.children if not may_come(turn, child)]:
             turn.children.remove(child)
             self.end_discarded(child, "a result differs from the early one")

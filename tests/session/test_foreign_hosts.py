@@ -271,3 +271,22 @@ async def test_a_stream_is_used_once_and_while_it_is_open():
         async with answer:
             with pytest.raises(UsageError, match="streamed once"):
                 await answer.__aenter__()
+
+
+async def test_a_call_that_the_host_runs_again_may_state_its_result_early_again():
+    attempts = []
+
+    async def change(context: ToolContext, arguments: dict) -> str:
+        attempts.append(1)
+        context.early_result("changed")
+        await anyio.sleep(1)
+        if len(attempts) == 1:
+            raise LookupError(arguments)
+        return "changed"
+
+    tool = Tool(change, parameters={}, effect=Effect.GATED)
+    async with Session([tool]) as session:
+        model = ScriptedModel([[("change", {})], "Done."])
+        response = await session.ask(ModelRequest([ASKED]), model.respond)
+        first, second = [await session.call(response.tool_calls[0]) for _ in range(2)]
+    assert (first.is_error, second) == (True, ToolResult("changed"))

@@ -62,7 +62,7 @@ class Scene:
     read: int | None = None
     cancel_after: float | None = None
     approve: bool = True
-    delay: float = 1.0
+    delay: float = 1.125
     pace: float = 0.0
 
     user: ClassVar[str] = "Go on."
