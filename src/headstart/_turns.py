@@ -493,7 +493,8 @@ class TurnTree:
         answered = [(call.name, call.arguments) for call in response.tool_calls]
         for child in children:
             assumed = [(call.name, call.arguments) for call in child.answering_calls]
-            hit = not (response.text or turn.children) and answered == assumed
+            silent = not response.text and response.rest is None
+            hit = silent and not turn.children and answered == assumed
             self._experience.note_outcome(*_BESIDE, hit=hit, stated=child.stated)
             if hit:
                 child.answering = response.message
