@@ -33,7 +33,7 @@ from headstart._messages import ModelRequest, NativeDelta
 
 from ._pydantic_ai import _messages as translation
 from ._pydantic_ai._messages import Kept
-from ._pydantic_ai._stream import DeltaReader, Opened, ReplayedStream
+from ._pydantic_ai._stream import DeltaReader, ReplayedStream
 from ._speculation import Speculation as Options
 
 if TYPE_CHECKING:
@@ -237,11 +237,11 @@ class _Model(WrapperModel):
             async with self.wrapped.request_stream(
                 sent, model_settings, model_request_parameters, run_context
             ) as stream:
-                on_delta(NativeDelta(Opened(stream)))
+                on_delta(NativeDelta((stream, stream.get())))
                 async for event in stream:
                     for delta in reader.read(event):
                         on_delta(delta)
-                    on_delta(NativeDelta((event, copy.copy(stream.usage))))
+                    on_delta(NativeDelta((event, stream.get())))
             return translation.read_answer(stream.get())
 
         session = self._run.host.session

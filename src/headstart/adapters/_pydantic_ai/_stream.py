@@ -4,15 +4,16 @@ Rules of this file:
 
 1. The events are those of the model's own stream, in its order; none is made up here.
 2. What a reader can ask a stream (its parts, its usage) is what it has read of it so far,
-   and not what has come from the model meanwhile.
+   and not what has come from the model meanwhile. So each event comes with the answer as
+   it was then; the first such pair has the model's own stream in place of an event.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from pydantic_ai.messages import (
     FinalResultEvent,
@@ -25,7 +26,6 @@ from pydantic_ai.messages import (
     ToolCallPartDelta,
 )
 from pydantic_ai.models import StreamedResponse
-from pydantic_ai.usage import RequestUsage
 
 from headstart._messages import CallDelta, NativeDelta, TextDelta
 
@@ -35,17 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from datetime import datetime
 
-    from pydantic_ai.messages import ModelResponsePart, ModelResponseStreamEvent
+    from pydantic_ai.messages import ModelResponseStreamEvent
+    from pydantic_ai.usage import RequestUsage
 
     from headstart._answer_stream import AnswerStream
     from headstart._messages import ModelResponse
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The model's own stream is open: the first piece of every answer."""
-
-    stream: StreamedResponse
 
 
 class DeltaReader:
@@ -84,18 +78,16 @@ class ReplayedStream(StreamedResponse):
 
     answer: AnswerStream
     on_answer: Callable[[ModelResponse], None]
-    _parts: dict[int, ModelResponsePart] = field(
-        default_factory=dict[int, Any], init=False
-    )
-    _seen: RequestUsage = field(default_factory=RequestUsage, init=False)
     _source: StreamedResponse | None = field(default=None, init=False)
-    _whole: NativeResponse | None = field(default=None, init=False)
+    _read: NativeResponse = field(
+        default_factory=lambda: NativeResponse(parts=[]), init=False
+    )
 
     async def open(self) -> None:
         """Wait until the model's own stream is open, or raise what it raised."""
         async for delta in self.answer:
-            if isinstance(delta, NativeDelta) and isinstance(delta.event, Opened):
-                self._source = delta.event.stream
+            if isinstance(delta, NativeDelta):
+                self._source, self._read = delta.event
                 return
 
     def __aiter__(self) -> AsyncIterator[ModelResponseStreamEvent]:
@@ -109,46 +101,23 @@ class ReplayedStream(StreamedResponse):
                 return
             if not isinstance(delta, NativeDelta):
                 continue
-            event, self._seen = delta.event
-            self._take(event)
+            event, self._read = delta.event
+            if isinstance(event, FinalResultEvent):
+                self.final_result_event = event
             if self._first_chunk_monotonic is None:
                 self._first_chunk_monotonic = time.perf_counter()
             yield event
         response = self.answer.response
         if response is not None and not self._cancelled:
             self.on_answer(response)
-            self._whole = response.native
+            self._read = response.native
             self._finished = True
-
-    def _take(self, event: ModelResponseStreamEvent) -> None:
-        if isinstance(event, PartStartEvent):
-            self._parts[event.index] = event.part
-        elif isinstance(event, PartDeltaEvent) and event.index in self._parts:
-            part: Any = self._parts[event.index]
-            self._parts[event.index] = cast(
-                "ModelResponsePart", event.delta.apply(part)
-            )
-        elif isinstance(event, FinalResultEvent):
-            self.final_result_event = event
 
     def get(self) -> NativeResponse:
         """The answer, as far as it has been read."""
-        if self._whole is not None:
-            return copy.copy(self._whole)
-        source = self._source
-        return NativeResponse(
-            parts=[self._parts[index] for index in sorted(self._parts)],
-            model_name=self.model_name,
-            timestamp=self.timestamp,
-            usage=self._seen,
-            provider_name=self.provider_name,
-            provider_url=self.provider_url,
-            canonical_system=None if source is None else source.canonical_system,
-            provider_response_id=(
-                None if source is None else source.provider_response_id
-            ),
-            state="interrupted" if self._cancelled else "incomplete",
-        )
+        if self._cancelled and not self._finished:
+            return replace(self._read, state="interrupted")
+        return copy.copy(self._read)
 
     async def close_stream(self) -> None:
         """End the model's own stream as it would be ended by itself."""
@@ -164,26 +133,24 @@ class ReplayedStream(StreamedResponse):
     @property
     def usage(self) -> RequestUsage:
         """What has been billed, as far as it has been read."""
-        return self._seen if self._whole is None else self._whole.usage
+        return self._read.usage
 
     @property
     def model_name(self) -> str:
         """Of the model's own stream."""
-        return "" if self._source is None else self._source.model_name
+        return self._read.model_name or ""
 
     @property
     def provider_name(self) -> str | None:
         """Of the model's own stream."""
-        return None if self._source is None else self._source.provider_name
+        return self._read.provider_name
 
     @property
     def provider_url(self) -> str | None:
         """Of the model's own stream."""
-        return None if self._source is None else self._source.provider_url
+        return self._read.provider_url
 
     @property
     def timestamp(self) -> datetime:
         """Of the model's own stream."""
-        if self._source is None:
-            return NativeResponse(parts=[]).timestamp
-        return self._source.timestamp
+        return self._read.timestamp
