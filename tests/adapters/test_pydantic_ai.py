@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import json
 import re
@@ -60,6 +61,7 @@ from pydantic_ai.models.function import (
     FunctionModel,
     FunctionStreamedResponse,
 )
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage
 
 from headstart import (
@@ -921,6 +923,54 @@ async def test_a_conversation_that_the_provider_keeps_is_not_run_ahead():
     _, seconds = await timed(agent.run("Go.", deps="Ada", model_settings=settings))
     assert seconds == 3.5
     assert len(model.requests) == 2
+
+
+@asyncio_only
+async def test_models_that_others_wrap_are_wrapped_whole_and_not_run_ahead():
+    class Counted(WrapperModel):
+        async def request(self, *args):
+            asked.append(self)
+            return await super().request(*args)
+
+    class Count(AbstractCapability):
+        def get_wrapper_model(self, model):
+            return Counted(model)
+
+    asked = []
+    model = slow([CHANGE_7], "Done.")
+    agent = World().agent(model=model, capabilities=[Count(), speculation(CHANGE_7)])
+    _, seconds = await timed(agent.run("Go.", deps="Ada"))
+    assert seconds == 3  # 0.5 s of it were prepared
+    assert len(asked) == len(model.requests) == 2
+
+
+@asyncio_only
+async def test_what_starts_in_a_stream_has_none_of_the_models_variables():
+    seen = []
+    variable = contextvars.ContextVar("variable", default="outside")
+
+    class Inside(Scripted):
+        @asynccontextmanager
+        async def request_stream(self, *args):
+            token = variable.set("inside")
+            try:
+                async with super().request_stream(*args) as stream:
+                    yield stream
+            finally:
+                variable.reset(token)
+
+    async def look() -> str:
+        seen.append(variable.get())
+        return "seen"
+
+    agent = Agent(
+        Inside(slow([("look", {}), ("look", {})], "Done.", seconds_per_delta=1)),
+        tools=[Tool(look, metadata={"headstart": "READ"})],
+        capabilities=[speculation()],
+    )
+    async with agent.run_stream("Go.") as result:
+        assert await result.get_output() == "Done."
+    assert seen == ["outside", "outside"]
 
 
 @asyncio_only

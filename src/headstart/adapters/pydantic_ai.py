@@ -11,9 +11,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextvars
 import copy
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 try:
@@ -199,7 +201,7 @@ class _Model(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> NativeResponse:
-        asked = _Asked(self.wrapped, model_settings, model_request_parameters)
+        asked = self._run.asked(self.wrapped, model_settings, model_request_parameters)
         request = self._run.request(messages, asked, stream=False)
 
         async def ask_model(
@@ -226,7 +228,7 @@ class _Model(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        asked = _Asked(self.wrapped, model_settings, model_request_parameters)
+        asked = self._run.asked(self.wrapped, model_settings, model_request_parameters)
         request = self._run.request(messages, asked, stream=True)
 
         async def ask_model(
@@ -234,14 +236,16 @@ class _Model(WrapperModel):
         ) -> ModelResponse:
             sent = asked.messages(request, messages)
             reader = DeltaReader()
+            # What is started while the model writes is none of its own variables' business.
+            put = partial(contextvars.copy_context().run, on_delta)
             async with self.wrapped.request_stream(
                 sent, model_settings, model_request_parameters, run_context
             ) as stream:
-                on_delta(NativeDelta((stream, stream.get())))
+                put(NativeDelta((stream, stream.get())))
                 async for event in stream:
                     for delta in reader.read(event):
-                        on_delta(delta)
-                    on_delta(NativeDelta((event, stream.get())))
+                        put(delta)
+                    put(NativeDelta((event, stream.get())))
             return translation.read_answer(stream.get())
 
         session = self._run.host.session
@@ -262,6 +266,7 @@ class _Asked:
     model: Model
     settings: ModelSettings | None
     parameters: ModelRequestParameters
+    fleeting: bool
 
     def messages(
         self, request: ModelRequest, asked: list[ModelMessage]
@@ -270,18 +275,36 @@ class _Asked:
         return translation.write_messages(request.history, asked)
 
     def guard(self, asked: ModelRequest, ask_model: AskModel) -> AskModel:
-        """Refuse to run ahead where the provider would remember it."""
+        """Refuse to run ahead where that cannot be done, or would be remembered."""
         settings = cast("dict[str, Any]", self.settings or {})
-        if not any(settings.get(name) for name in _STATEFUL):
+        if any(settings.get(name) for name in _STATEFUL):
+            msg = "A conversation that the provider keeps is not run ahead."
+        elif self.fleeting:
+            msg = "A model that is wrapped anew for each request is not run ahead."
+        else:
             return ask_model
 
         async def ask(request: ModelRequest, on_delta: DeltaReceiver) -> ModelResponse:
             if request is not asked:
-                msg = "A conversation that the provider keeps is not run ahead."
                 raise SpeculationError(msg)
             return await ask_model(request, on_delta)
 
         return ask
+
+
+class _Same:
+    """A value that equals itself, whatever it says it equals."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 class _Run:
@@ -352,12 +375,23 @@ class _Run:
 
     # Requests
 
+    def asked(
+        self,
+        model: Model,
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> _Asked:
+        """Where a request goes; a wrapper of another capability lives for one of them."""
+        own = self._step is not None and self._step[1].model is model
+        fleeting = isinstance(model, WrapperModel) and not own
+        return _Asked(model, settings, parameters, fleeting)
+
     def request(
         self, messages: list[ModelMessage], asked: _Asked, *, stream: bool
     ) -> ModelRequest:
         """What the session is asked."""
         settings = {
-            "model": id(asked.model),
+            "model": _Same(asked.model),
             "settings": dict(asked.settings or {}),
             "parameters": asked.parameters,
             "instructions": translation.instructions_of(messages),
