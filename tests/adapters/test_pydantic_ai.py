@@ -1159,3 +1159,68 @@ def test_without_the_framework_the_extra_is_named():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert 'pip install "headstart[pydantic-ai]"' in ran.stderr
+
+
+@asyncio_only
+async def test_a_provider_is_sent_the_same_requests_to_the_byte():
+    openai = pytest.importorskip("openai", reason="needs headstart[openai]")
+    httpx = pytest.importorskip("httpx2", reason="needs headstart[openai]")
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    sent = []
+
+    async def respond(request):
+        body = json.loads(request.content)
+        sent[-1].append(body)
+        await anyio.sleep(1)
+        answered = [each for each in body["messages"] if each["role"] == "tool"]
+        call = {"name": "change", "arguments": '{ "row": 7 }'}
+        message = (
+            {"role": "assistant", "content": "Done."}
+            if answered
+            else {
+                "role": "assistant",
+                "tool_calls": [{"id": "a", "type": "function", "function": call}],
+            }
+        )
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        answer = {
+            "id": "b",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "any",
+            "choices": [choice],
+            "usage": usage,
+        }
+        return httpx.Response(200, json=answer)
+
+    async def change(row: int) -> dict[str, Any]:
+        if context := current_context():
+            context.early_result({"row": row, "is": ["changed"]})
+            await context.barrier.wait()
+        await anyio.sleep(1)
+        return {"row": row, "is": ["changed"]}
+
+    outcomes = []
+    for capabilities in ([], [speculation()]):
+        sent.append([])
+        transport = httpx.MockTransport(respond)
+        client = openai.AsyncOpenAI(
+            api_key="none", http_client=httpx.AsyncClient(transport=transport)
+        )
+        async with client:
+            provider = OpenAIProvider(openai_client=client)
+            agent = Agent(
+                OpenAIChatModel("any", provider=provider),
+                tools=[Tool(change, metadata={"headstart": "GATED"})],
+                instructions="Be brief.",
+                system_prompt="You change rows.",
+                capabilities=capabilities,
+            )
+            result, seconds = await timed(agent.run("Go."))
+        outcomes.append((plain(result.all_messages()), result.usage, seconds))
+    assert sent[0] == sent[1]
+    assert outcomes[0][:2] == outcomes[1][:2]
+    assert [seconds for *_, seconds in outcomes] == [3, 2]

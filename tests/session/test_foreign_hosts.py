@@ -1,6 +1,7 @@
 """What an adapter needs: values beside texts, its own messages, events and streams."""
 
 import json
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -271,3 +272,19 @@ async def test_a_stream_is_used_once_and_while_it_is_open():
         async with answer:
             with pytest.raises(UsageError, match="streamed once"):
                 await answer.__aenter__()
+
+
+@pytest.mark.parametrize(("rest", "requests"), [("a thought", 2), ("another", 3)])
+async def test_what_else_the_model_sees_of_a_message_is_compared(rest, requests):
+    call = ToolCall("a", "change", '{"row": 7, "to": "old"}')
+    answer = ModelResponse(tool_calls=(call,), rest="a thought")
+    model = ScriptedModel([answer, "Done."], delay=1)
+    async with Session([write(early="{row} is {to}")], deps=World()) as session:
+        asked = ModelRequest([ASKED], session.tools)
+        response = await session.ask(asked, model.respond)
+        assert response.message.rest == "a thought"
+        result = await session.call(call)
+        message = replace(response.message, rest=rest)
+        following = asked.extended([message, Message.for_result(call, result)])
+        assert (await session.ask(following, model.respond)).text == "Done."
+    assert len(model.records) == requests

@@ -82,7 +82,7 @@ def read_answer(answer: NativeResponse) -> ModelResponse:
             )
         plain = plain and _is_plain(part)
     complete = answer.state == "complete"
-    rest = None if plain else (answer.state, *map(copy.copy, answer.parts))
+    rest = None if plain else (answer.state, *map(_timeless, answer.parts))
     return ModelResponse(
         text="".join(text),
         tool_calls=tuple(calls) if complete else (),
@@ -127,10 +127,18 @@ def _read_part(part: ModelRequestPart, native: NativeRequest) -> Message:
             tool_call_id=part.tool_call_id,
             name=part.tool_name,
             is_error=raised is not None,
-            rest=None if plain else copy.copy(part),
+            rest=None if plain else _timeless(part),
             native=native,
         )
-    return Message(role="developer", rest=copy.copy(part), native=native)
+    return Message(role="developer", rest=_timeless(part), native=native)
+
+
+def _timeless(part: Any) -> Any:
+    """A part as it is now, without its time, which no model sees."""
+    copied = copy.copy(part)
+    if hasattr(copied, "timestamp"):
+        copied.timestamp = None
+    return copied
 
 
 def instructions_of(messages: Sequence[ModelMessage]) -> str | None:
