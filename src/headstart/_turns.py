@@ -350,6 +350,8 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
+        if len(turn.slots) != len(response.tool_calls):
+            return  # the host runs a call that the answer does not have
         if not all(slot.outcomes for slot in turn.slots):
             return
         for child in [child for child in turn.children if not may_come(turn, child)]:

@@ -62,13 +62,14 @@ from pydantic_ai.models.function import (
     FunctionStreamedResponse,
 )
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.usage import RequestUsage
+from pydantic_ai.usage import RequestUsage, RunUsage
 
 from headstart import (
     EventLog,
     ModelRequest,
     SpeculationError,
     TextDelta,
+    ToolResult,
     Usage,
     UsageError,
     current_context,
@@ -76,7 +77,7 @@ from headstart import (
 )
 from headstart.adapters._pydantic_ai._messages import read_messages
 from headstart.adapters.pydantic_ai import Speculation
-from headstart.predictors import Prediction
+from headstart.predictors import Prediction, ResultPrediction
 from headstart.testing import AdapterConformance, ScriptedModel
 from headstart.testing._conformance import Outcome
 
@@ -794,6 +795,7 @@ async def test_a_launched_tool_has_a_context_of_its_own():
     assert context.deps == "Ada"
     assert (context.tool_name, context.retry, context.max_retries) == ("look", 0, 1)
     assert context.usage is not result.usage
+    assert context.pending_messages is None
     with pytest.raises(SpeculationError):
         world.contexts[1].enqueue("Do this as well.")
 
@@ -813,6 +815,36 @@ async def test_annotations_count_for_servers_that_are_trusted():
         )
         _, taken = await timed(agent.run("Go.", deps="Ada"))
         assert taken == seconds
+
+
+@asyncio_only
+async def test_an_annotation_that_says_no_is_believed_too():
+    world = World()
+    toolset = FunctionToolset([world.look], id="files").with_metadata(
+        annotations={"readOnlyHint": False}
+    )
+    agent = Agent(
+        Scripted(slow("Done.")),
+        toolsets=[toolset],
+        deps_type=str,
+        capabilities=[speculation(LOOK_7, trusted_servers=["files"])],
+    )
+    await agent.run("Go.", deps="Ada")
+    assert world.ran == []
+
+
+@asyncio_only
+async def test_a_tool_that_the_model_was_not_shown_yet_is_never_launched():
+    world = World()
+    toolset = FunctionToolset(world.tools()).defer_loading(["look"])
+    agent = Agent(
+        Scripted(slow("Done.")),
+        toolsets=[toolset],
+        deps_type=str,
+        capabilities=[speculation(LOOK_7, CHANGE_7)],
+    )
+    await agent.run("Go.", deps="Ada")
+    assert world.ran == [7]  # the other one
 
 
 @asyncio_only
@@ -1224,3 +1256,206 @@ async def test_a_provider_is_sent_the_same_requests_to_the_byte():
     assert sent[0] == sent[1]
     assert outcomes[0][:2] == outcomes[1][:2]
     assert [seconds for *_, seconds in outcomes] == [3, 2]
+
+
+class Recorded(FunctionModel):
+    """A model that thinks, calls `change` once, and keeps what it was asked."""
+
+    def __init__(self, name="recorded", parts=()):
+        self.asked = []
+
+        async def function(messages, info):
+            await anyio.sleep(1)
+            tools = [tool.description for tool in info.function_tools]
+            rest = (info.model_settings, info.instructions, tools)
+            self.asked.append((name, *plain(messages), *rest))
+            if any(isinstance(message, ModelResponse) for message in messages):
+                return ModelResponse(parts=[TextPart("Done.")])
+            call = ToolCallPart("change", {"row": 7}, tool_call_id="a", id="fc_1")
+            return ModelResponse(parts=[*parts, call])
+
+        super().__init__(function, model_name=name)
+
+
+class ChangeRequest(AbstractCapability):
+    """Changes one thing of the second request."""
+
+    what: str
+    other: Recorded
+
+    async def before_model_request(self, ctx, request_context):
+        if ctx.run_step > 1:
+            if self.what == "settings":
+                request_context.model_settings = {"temperature": 0.5}
+            if self.what == "model":
+                self.other.asked = ctx.model.asked
+                request_context.model = self.other
+            if self.what == "picture":
+                picture = BinaryContent(b"2", media_type="image/png")
+                user = NativeRequest(parts=[UserPromptPart(["Go.", picture])])
+                request_context.messages = [user, *request_context.messages[1:]]
+        return request_context
+
+    async def prepare_tools(self, ctx, tool_defs):
+        if self.what != "tools" or ctx.run_step == 1:
+            return tool_defs
+        return [replace(each, description="Another.") for each in tool_defs]
+
+    async def after_model_request(self, ctx, *, request_context, response):
+        parts = response.parts
+        if self.what == "thoughts":
+            parts = [part for part in parts if not isinstance(part, ThinkingPart)]
+        if self.what == "identifiers":
+            parts = [
+                replace(part, id=None) if isinstance(part, ToolCallPart) else part
+                for part in parts
+            ]
+        return replace(response, parts=parts)
+
+
+@asyncio_only
+@pytest.mark.parametrize(
+    "what",
+    [
+        "settings",
+        "model",
+        "picture",
+        "tools",
+        "thoughts",
+        "identifiers",
+        "instructions",
+    ],
+)
+async def test_a_request_that_differs_in_anything_is_asked_anew(what):
+    def instruct(ctx: RunContext[str]) -> str:
+        return f"Step {ctx.run_step}." if what == "instructions" else "Be brief."
+
+    asked = []
+    for capabilities in ([], [speculation()]):
+        change = ChangeRequest()
+        change.what, change.other = what, Recorded("other")
+        model = Recorded(parts=[ThinkingPart("Hm.", signature="b")])
+        agent = World().agent(
+            model=model, capabilities=[change, *capabilities], instructions=instruct
+        )
+        picture = BinaryContent(b"1", media_type="image/png")
+        await agent.run(["Go.", picture], deps="Ada")
+        asked.append(model.asked)
+    assert [len(each) for each in asked] == [2, 3]  # one was sent ahead in vain
+    assert asked[0] == [asked[1][0], asked[1][2]]
+
+
+@asyncio_only
+async def test_one_step_that_streams_and_one_that_does_not_go_together():
+    world = World()
+    agent = world.agent(model=slow([CHANGE_7], "Done."), capabilities=[speculation()])
+    seen = []
+    async with agent.iter("Go.", deps="Ada") as run:
+        node = run.next_node
+        while not Agent.is_end_node(node):
+            if Agent.is_model_request_node(node) and run.ctx.state.run_step:
+                async with node.stream(run.ctx) as stream:
+                    seen += [text_of(event) async for event in stream]
+            node = await run.next(node)
+    assert "".join(seen) == "Done."
+
+
+@asyncio_only
+async def test_nothing_is_built_on_an_answer_that_is_not_complete():
+    outcomes = []
+    for capabilities in ([], [speculation()]):
+        asked = []
+
+        async def function(messages, info):
+            await anyio.sleep(1)
+            asked.append(messages)  # noqa: B023
+            if len(messages) > 1:
+                return ModelResponse(parts=[TextPart("Done.")])
+            call = ToolCallPart("change", {"row": 7}, tool_call_id="a")
+            return ModelResponse(parts=[call], state="incomplete")
+
+        agent = World().agent(model=FunctionModel(function), capabilities=capabilities)
+        result, seconds = await timed(agent.run("Go.", deps="Ada"))
+        outcomes.append((plain(result.all_messages()), seconds, len(asked)))
+    assert outcomes[0] == outcomes[1]
+
+
+@asyncio_only
+async def test_a_picture_that_a_tool_gives_is_sent_by_the_framework():
+    async def draw() -> BinaryContent:
+        picture = BinaryContent(b"1", media_type="image/png")
+        if context := current_context():
+            context.early_result(picture)
+            await context.barrier.wait()
+        await anyio.sleep(1)
+        return picture
+
+    outcomes = []
+    for capabilities in ([], [speculation()]):
+        model = slow([("draw", {})], "Done.")
+        tool = Tool(draw, metadata={"headstart": "GATED"})
+        agent = Agent(Scripted(model), tools=[tool], capabilities=capabilities)
+        result = await agent.run("Go.")
+        outcomes.append((plain(result.all_messages()), len(model.requests)))
+    assert outcomes[0] == outcomes[1]
+
+
+@asyncio_only
+async def test_nothing_is_run_ahead_on_a_call_that_ends_the_run():
+    async def fail() -> str:
+        raise LookupError("gone")
+
+    model = slow([CHANGE_7, ("fail", {})], "Done.")
+    agent = World().agent(model=model, tools=[fail], capabilities=[speculation()])
+    with pytest.raises(LookupError, match="gone"):
+        await agent.run("Go.", deps="Ada")
+    assert len(model.requests) == 1
+
+
+@asyncio_only
+async def test_a_result_that_is_stated_as_text_is_sent_as_the_tool_gives_it():
+    class States:
+        async def predict(self, conversation):
+            return []
+
+        def predict_results(self, call, conversation):
+            return [ResultPrediction(result=ToolResult('{"row":7}'), probability=0.9)]
+
+    async def find(row: int) -> dict[str, int]:
+        await anyio.sleep(1)
+        return {"row": row}
+
+    outcomes = []
+    for capabilities in ([], [Speculation(predictors=[States()])]):
+        model = slow([("find", {"row": 7})], "Done.")
+        agent = Agent(
+            Scripted(model),
+            tools=[Tool(find, metadata={"headstart": "READ"})],
+            capabilities=capabilities,
+        )
+        result, seconds = await timed(agent.run("Go."))
+        outcomes.append((plain(result.all_messages()), model.requests, seconds))
+    assert outcomes[0][:2] == outcomes[1][:2]
+    assert [seconds for *_, seconds in outcomes] == [3, 2]
+
+
+@asyncio_only
+async def test_in_a_durable_workflow_it_does_nothing():
+    class Durable(RunContext[None]):
+        in_durable_context = True
+
+    model = FunctionModel(lambda messages, info: ModelResponse(parts=[]))
+    for kind, wraps in ((Durable, False), (RunContext, True)):
+        context = kind(deps=None, model=model, usage=RunUsage())
+        capability = await Speculation().for_run(context)
+        assert (capability.get_wrapper_model(model) is not None) == wraps
+        assert (capability.get_wrapper_toolset(FunctionToolset()) is not None) == wraps
+
+
+@asyncio_only
+async def test_a_user_may_send_a_picture():
+    world = World()
+    agent = world.agent([LOOK_7], "Done.", capabilities=[speculation(LOOK_7)])
+    picture = BinaryContent(b"1", media_type="image/png")
+    _, seconds = await timed(agent.run(["Look.", picture], deps="Ada"))
+    assert seconds == 2

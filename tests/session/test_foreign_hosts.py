@@ -288,3 +288,12 @@ async def test_what_else_the_model_sees_of_a_message_is_compared(rest, requests)
         following = asked.extended([message, Message.for_result(call, result)])
         assert (await session.ask(following, model.respond)).text == "Done."
     assert len(model.records) == requests
+
+
+async def test_nothing_is_run_ahead_where_the_host_runs_a_call_of_its_own():
+    model = ScriptedModel([[], "Done."])
+    async with Session([write(early="{row} is {to}")], deps=World()) as session:
+        await session.ask(ModelRequest([ASKED], session.tools), model.respond)
+        own = ToolCall("b", "change", '{"row": 7, "to": "old"}')
+        assert not (await session.call(own)).is_error
+    assert len(model.records) == 1
