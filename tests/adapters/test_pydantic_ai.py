@@ -123,6 +123,16 @@ class Stream(FunctionStreamedResponse):
             yield event
         self._usage = as_usage(self._iter.task.result().usage)
 
+    async def close_stream(self):
+        self._iter.queue.put_nowait(ClosedError())
+
+    def get_stream_cancel_errors(self):
+        return (ClosedError,)
+
+
+class ClosedError(Exception):
+    """The connection was closed while it was read."""
+
 
 class Answer:
     """A scripted answer as pydantic-ai's function models stream it."""
@@ -146,6 +156,8 @@ class Answer:
 
     async def __anext__(self):
         delta = self.first.pop() if self.first else await self.queue.get()
+        if isinstance(delta, ClosedError):
+            raise delta
         if delta is None:
             await self.task
             raise StopAsyncIteration
@@ -686,6 +698,35 @@ async def test_what_a_stream_says_of_itself_is_what_was_read_of_it():
                         async for _ in stream:
                             seen[-1].append(plain([stream.response])[0])
     assert seen[0] == seen[1]
+
+
+@asyncio_only
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_stream_that_is_cancelled_says_so(pieces):
+    outcomes = []
+    for capabilities in ([], [speculation()]):
+        seen, model = [], stream_script()
+        agent = World().agent(model=model, capabilities=capabilities)
+        async with agent.iter("Go.", deps="Ada") as run:
+            async for node in run:
+                if not Agent.is_model_request_node(node):
+                    continue
+                async with node.stream(run.ctx) as stream:
+                    async for event in stream:
+                        seen.append(strip_event(event))
+                        if len(text_events(seen)) == pieces:
+                            await stream.cancel()
+                    response = stream.response
+                if response.state == "interrupted":
+                    break
+        await anyio.sleep(10)
+        outcomes.append((seen, plain([response])))
+        assert {record.outcome for record in model.records} <= {"answered", "cancelled"}
+    assert outcomes[0] == outcomes[1]
+
+
+def text_events(seen):
+    return [event for event in seen if "TextPart" in event]
 
 
 @asyncio_only
