@@ -119,8 +119,11 @@ def _read_part(part: ModelRequestPart, native: NativeRequest) -> Message:
         return Message(role="user", content=text, rest=rest, native=native)
     if isinstance(part, ToolReturnPart):
         raised = _RAISED.get(part.outcome)
-        content = part.model_response_str(wrap_if_error=False)
-        plain = type(part) is ToolReturnPart and not part.files
+        content = part.content
+        plain = type(part) is ToolReturnPart
+        if not isinstance(content, str):
+            content = part.model_response_str(wrap_if_error=False)
+            plain = plain and not part.files
         return Message(
             role="tool",
             content=f"{raised.__name__}: {content}" if raised else content,
