@@ -1,4 +1,7 @@
-"""The adapter for pydantic-ai: the suite of all adapters, and the framework's own ways."""
+"""The adapter for pydantic-ai: the suite of all adapters, and the framework's own ways.
+
+Over 600 lines: a test a feature, on a few shared tools and one scripted model.
+"""
 
 from __future__ import annotations
 
