@@ -1,4 +1,7 @@
-"""The adapter for pydantic-ai: the suite of all adapters, and the framework's own ways."""
+"""The adapter for pydantic-ai: the suite of all adapters, and the framework's own ways.
+
+Over 600 lines: a test a feature, on a few shared tools and one scripted model.
+"""
 
 from __future__ import annotations
 
@@ -626,9 +629,6 @@ async def test_an_approval_that_is_asked_for_in_code_wins(where):
 
 @asyncio_only
 async def test_a_structured_output_is_the_same():
-    class Row(BaseModel):
-        name: str
-
     world = World()
     agent = world.agent(
         [LOOK_7],
@@ -1307,7 +1307,8 @@ class Recorded(FunctionModel):
 
         async def function(messages, info):
             await anyio.sleep(1)
-            tools = [tool.description for tool in info.function_tools]
+            offered = [*info.function_tools, *info.output_tools]
+            tools = [tool.description for tool in offered]
             rest = (info.model_settings, info.instructions, tools)
             self.asked.append((name, *plain(messages), *rest))
             if any(isinstance(message, ModelResponse) for message in messages):
@@ -1316,6 +1317,12 @@ class Recorded(FunctionModel):
             return ModelResponse(parts=[*parts, call])
 
         super().__init__(function, model_name=name)
+
+
+class Row(BaseModel):
+    """What a structured answer is."""
+
+    name: str
 
 
 class ChangeRequest(AbstractCapability):
@@ -1342,6 +1349,11 @@ class ChangeRequest(AbstractCapability):
             return tool_defs
         return [replace(each, description="Another.") for each in tool_defs]
 
+    async def prepare_output_tools(self, ctx, tool_defs):
+        if self.what != "output" or ctx.run_step == 1:
+            return tool_defs
+        return [replace(each, description="Another.") for each in tool_defs]
+
     async def after_model_request(self, ctx, *, request_context, response):
         parts = response.parts
         if self.what == "thoughts":
@@ -1365,6 +1377,7 @@ class ChangeRequest(AbstractCapability):
         "thoughts",
         "identifiers",
         "instructions",
+        "output",
     ],
 )
 async def test_a_request_that_differs_in_anything_is_asked_anew(what):
@@ -1375,9 +1388,13 @@ async def test_a_request_that_differs_in_anything_is_asked_anew(what):
     for capabilities in ([], [speculation()]):
         change = ChangeRequest()
         change.what, change.other = what, Recorded("other")
-        model = Recorded(parts=[ThinkingPart("Hm.", signature="b")])
+        thoughts = [] if what == "identifiers" else [ThinkingPart("Hm.", signature="b")]
+        model = Recorded(parts=thoughts)
         agent = World().agent(
-            model=model, capabilities=[change, *capabilities], instructions=instruct
+            model=model,
+            capabilities=[change, *capabilities],
+            instructions=instruct,
+            output_type=[str, Row],
         )
         picture = BinaryContent(b"1", media_type="image/png")
         await agent.run(["Go.", picture], deps="Ada")

@@ -7,6 +7,8 @@ Rules of this file:
    request is compared as the hooks left it.
 2. A tool that is started early has a context of its own. What would be seen of it there
    (events, messages, a cancellation) it cannot do before its call is confirmed.
+
+Over 400 lines, as the two seams share the state of a run.
 """
 
 from __future__ import annotations
