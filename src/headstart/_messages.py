@@ -131,11 +131,14 @@ class ModelRequest:
             taken too, and read by `Message.from_dict`.
         tools: The tools offered, in a form that the model client knows.
         settings: Whatever else is sent: temperature, tool choice and so on.
+        stateful: The provider keeps the conversation, and each request goes on from
+            where the last one left it: none is sent ahead of its time.
     """
 
     messages: Sequence[Message | Mapping[str, Any]]
     tools: Sequence[Any] = field(default=(), repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    stateful: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         read = tuple(

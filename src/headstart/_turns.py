@@ -348,7 +348,7 @@ class TurnTree:
         response = turn.response
         if not (self.speculate and response and turn.slots and self.task_group):
             return
-        if turn.confirmed and turn is not self.current:
+        if turn.request.stateful or (turn.confirmed and turn is not self.current):
             return
         if not all(slot.outcomes for slot in turn.slots):
             return
@@ -405,7 +405,7 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
-        if turn.partial or speaks_while_calling(turn.request):
+        if turn.partial or turn.request.stateful or speaks_while_calling(turn.request):
             return
         for rank, answer in enumerate(likely_answers(turn.forecast, MAX_BRANCHES)):
             if turn.attempts >= MAX_ATTEMPTS:
