@@ -159,9 +159,7 @@ class Items:
         for item in body["input"]:
             kind = item.get("type", "message")
             if kind == "function_call":
-                calls.append(
-                    ToolCall(item["call_id"], item["name"], item["arguments"])
-                )
+                calls.append(ToolCall(item["call_id"], item["name"], item["arguments"]))
                 continue
             if calls:
                 said = self._pop_said()

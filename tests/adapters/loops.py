@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import anyio
 
-from headstart import Effect, Session, TextDelta, Tool, ToolCall, ToolResult, Usage
+from headstart import Session, TextDelta, Tool, ToolResult
 from headstart.testing import AdapterConformance
 from headstart.testing._conformance import Outcome
 
@@ -29,6 +29,10 @@ def make_tool(tool, declared):
         approval=tool.approval,
         **declared,
     )
+
+
+class _LeftError(Exception):
+    """The user has read enough."""
 
 
 class Loop(AdapterConformance):
@@ -64,14 +68,11 @@ class Loop(AdapterConformance):
         described = [api.describe(tool) for tool in tools.values()]
         messages = [{"role": "user", "content": scene.user}]
 
-        class Left(Exception):
-            pass
-
         def say(text):
             if scene.stream:
                 outcome.seen.append(text)
             if scene.stream and len(outcome.seen) == scene.read:
-                raise Left
+                raise _LeftError
 
         async def perform(call):
             tool = tools[call.name]
@@ -105,7 +106,7 @@ class Loop(AdapterConformance):
                 if not calls:
                     break
                 messages += api.results(calls, await perform_all(calls))
-        except Left:
+        except _LeftError:
             return outcome
         outcome.messages = self.tidy(messages)
         return outcome
@@ -138,6 +139,3 @@ class Loop(AdapterConformance):
                 messages += api.results(response.tool_calls, results)
         outcome.messages = self.tidy(messages)
         return outcome
-
-
-__all__ = ("Effect", "Loop", "ToolCall", "Usage", "make_tool", "make_tools")

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-anthropic = pytest.importorskip("anthropic", reason="needs headstart[anthropic]")
+pytest.importorskip("anthropic", reason="needs headstart[anthropic]")
+
+import anthropic
 
 from headstart import ToolCall, Usage
 from headstart.adapters.anthropic import Messages

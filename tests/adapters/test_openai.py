@@ -2,8 +2,9 @@
 
 import pytest
 
-openai = pytest.importorskip("openai", reason="needs headstart[openai]")
+pytest.importorskip("openai", reason="needs headstart[openai]")
 
+import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from headstart import ToolCall, Usage
