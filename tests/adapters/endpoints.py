@@ -435,3 +435,21 @@ class Blocks:
                 "output_tokens": response.usage.output_tokens,
             },
         }
+
+
+@asynccontextmanager
+async def answering(*events):
+    """An HTTP client whose every answer is these events."""
+
+    async def answer(request):
+        headers = {"content-type": "text/event-stream"}
+        written = "".join(
+            f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+            if isinstance(event, dict) and "type" in event
+            else f"data: {json.dumps(event)}\n\n"
+            for event in events
+        )
+        return httpx2.Response(200, headers=headers, content=written.encode())
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        yield http

@@ -10,10 +10,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+import anyio
 
 from headstart._errors import ModelError, UsageError
 from headstart._messages import (
@@ -27,6 +30,8 @@ from headstart._messages import (
 from headstart._tools import Tool
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from headstart._calls import ToolCall, ToolResult
     from headstart._messages import DeltaReceiver
 
@@ -138,10 +143,14 @@ class ProviderModel(ABC):
             Exception: Whatever the SDK raises.
         """
         answer = self.open_answer()
-        async for event in stream:
-            for delta in understood(answer.add, event):
-                on_delta(delta)
-            on_delta(NativeDelta(event))
+        try:
+            async for event in _Events(stream):
+                for delta in understood(answer.add, event):
+                    on_delta(delta)
+                on_delta(NativeDelta(event))
+        except Exception:
+            await _end(stream)
+            raise
         return understood(answer.finish)
 
     def body(self, request: ModelRequest) -> dict[str, Any]:
@@ -212,6 +221,33 @@ class Answer(ABC):
     @abstractmethod
     def finish(self) -> ModelResponse:
         """The whole answer, if it is whole."""
+
+
+class _Events:
+    """The events of a stream, without the generator that `async for` would make of it."""
+
+    def __init__(self, stream: Any) -> None:
+        own = hasattr(stream, "__anext__")
+        self._events: Any = stream if own else aiter(stream)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._events.__anext__()
+
+
+async def _end(stream: Any) -> None:
+    """Close a stream that is not read on, and end the SDK's generators within it.
+
+    On trio, one that is dropped before its end is a warning.
+    """
+    if not hasattr(stream, "close"):
+        return
+    with anyio.move_on_after(1), contextlib.suppress(Exception):
+        await stream.close()
+        async for _ in _Events(stream):
+            pass
 
 
 def understood(read: Callable[..., T], *sent: Any) -> T:
