@@ -367,7 +367,7 @@ def _show_block(block: mcp_types.ContentBlock) -> str:
 def _show_bytes(what: str, mime_type: str | None, data: str) -> str:
     """Bytes that a text cannot hold: two of them are equal if these lines are."""
     try:
-        held = base64.b64decode(data)
+        held = base64.b64decode(data, validate=True)
     except ValueError:
         held = data.encode()
     digest = hashlib.sha256(held).hexdigest()[:16]
