@@ -52,7 +52,12 @@ class Answer(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         await anyio.sleep(0.5)
         usage = {"input_tokens": 10, "output_tokens": 1}
-        start = {"id": "msg_1", "role": "assistant", "content": [], "usage": usage}
+        start: dict[str, Any] = {
+            "id": "msg_1",
+            "role": "assistant",
+            "content": [],
+            "usage": usage,
+        }
         yield self.event("message_start", message=start)
         if self.told is None:
             block: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "input": {}}

@@ -54,8 +54,12 @@ class Answer(httpx2.AsyncByteStream):
         else:
             self.deltas = [{"content": "Let me see."}, {"tool_calls": [call]}]
         self.reason = "stop" if last["role"] == "tool" else "tool_calls"
+        self.events = self.write()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.events
+
+    async def write(self) -> AsyncIterator[bytes]:
         for delta in self.deltas:
             await anyio.sleep(0.5)
             yield self.chunk(delta, None)

@@ -61,7 +61,11 @@ class Answer(httpx2.AsyncByteStream):
             yield self.event("function_call_arguments.delta", delta=arguments)
             self.output.append({**CALL, "arguments": arguments})
         else:
-            part = {"type": "output_text", "text": self.told, "annotations": []}
+            part: dict[str, Any] = {
+                "type": "output_text",
+                "text": self.told,
+                "annotations": [],
+            }
             yield self.event("output_text.delta", delta=self.told, content_index=0)
             said = {"type": "message", "id": "msg_1", "role": "assistant"}
             self.output.append({**said, "content": [part]})
