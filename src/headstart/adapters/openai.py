@@ -439,6 +439,9 @@ class _ResponseStream(Answer):
         response = self._response
         if response is None:
             raise broken_off()
+        if response.status not in (None, "completed", "incomplete"):
+            msg = f"The model's endpoint gave a response that is {response.status!r}."
+            raise ModelError(msg)
         if not response.output:  # some endpoints tell it only piece by piece
             response.output = [self._items[place] for place in sorted(self._items)]
         text, calls = _read_answer([copied(item) for item in response.output])
