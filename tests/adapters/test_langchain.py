@@ -27,7 +27,7 @@ from langchain.agents.middleware import (
 from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import InjectedState, ToolRuntime
 from langchain_core.callbacks import AsyncCallbackHandler, get_usage_metadata_callback
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -932,6 +932,7 @@ async def test_an_agent_inside_a_launched_tool_is_seen_by_nobody():
     @tool
     async def ask_clerk(what: str) -> str:
         """Ask the clerk."""
+        await anyio.sleep(1.5)  # until the agent's own request is answered
         state = await inner.ainvoke({"messages": [HumanMessage(what)]})
         return state["messages"][-1].text
 
@@ -962,6 +963,7 @@ async def test_two_agents_at_once_in_one_run_do_not_mix():
     async with rigs[0].speculation.run():
         states = await asyncio.gather(*(rig.agent.ainvoke(given) for rig in rigs))
     assert [state["messages"][-1].text for state in states] == ["Done 0.", "Done 1."]
+    assert len(rigs[0].happened("model_answered")) == 2
 
 
 @asyncio_only
@@ -1303,6 +1305,12 @@ async def test_two_messages_of_a_user_are_one_run():
     texts = [message.text for message in state["messages"]]
     assert texts == ["first", "", "row 7", "First.", "second", "", "row 7", "Second."]
     assert rig.adopted == ["speculation_adopted"] * 2
+
+
+def test_a_copy_of_a_model_keeps_no_state_of_its_own():
+    model = FakeMessagesListChatModel(responses=[AIMessage("One."), AIMessage("Two.")])
+    assert Speculation().model(model).invoke("Go on.").text == "One."
+    assert model.invoke("Go on.").text == "Two."
 
 
 def test_a_missing_framework_is_named_with_its_extra():
