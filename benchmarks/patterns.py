@@ -5,7 +5,8 @@
 Runs are made up from a seed. An agent has 100 tools in 20 families; a run is about three of
 these. In each it asks for a record by a name that the user gave, then for some of the items
 in it, looks one of them up elsewhere, and may change it; results are JSON objects of some
-fields, and users and the model write sentences. No figure here is a test.
+fields, and users and the model write sentences. Times are those of the processor, in
+which other work on the machine counts less. No figure here is a test.
 """
 
 from __future__ import annotations
@@ -131,11 +132,11 @@ def learning(count: int) -> tuple[PatternPredictor, float, float]:
     """Patterns of so many runs, the seconds it took, and the size of their file."""
     patterns = PatternPredictor()
     runs = [make_run(seed) for seed in range(count)]
-    began = time.perf_counter()
+    began = time.process_time()
     for each in runs:
         learn(patterns, each)
     patterns.settle()
-    taken = time.perf_counter() - began
+    taken = time.process_time() - began
     return patterns, taken, len(json.dumps(patterns.to_dict())) / 1e6
 
 
@@ -146,10 +147,10 @@ def deciding(patterns: PatternPredictor) -> list[float]:
         messages = make_run(1_000_000 + seed, least=MESSAGES + 6)
         for length in range(1, MESSAGES + 7):
             conversation = Conversation(messages=messages[:length], tools=TOOLS)
-            began = time.perf_counter()
+            began = time.process_time()
             patterns.propose(conversation)
             if length >= MESSAGES:
-                seconds.append(time.perf_counter() - began)
+                seconds.append(time.process_time() - began)
     return sorted(seconds)
 
 

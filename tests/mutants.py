@@ -584,7 +584,7 @@ MUTANTS = [
         "what ran beside another answer is discarded",
         "engine:same-transcript",
         "_turns.py",
-        "            hit = not (response.text or turn.children) and answered == assumed",
+        "            hit = silent and not turn.children and answered == assumed",
         "            hit = True",
         SIMULATION,
     ),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 from pydantic import BaseModel
 
-from headstart import Tool, ToolCall, ToolResult
+from headstart import Tool, ToolCall, ToolFailed, ToolResult
 from headstart._calls import (
     IGNORED_PREFIXES,
     canonical_arguments,
@@ -433,6 +433,10 @@ def test_values_that_cannot_be_rendered_are_a_value_error():
     for value in (circle, object(), b"\xff", {"a": object()}, deep, ["\ud800"]):
         with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
             ToolResult.from_value(value)
+
+
+def test_an_error_that_says_what_the_model_is_told_is_rendered_as_it_says():
+    assert ToolResult.from_error(ToolFailed("No.")) == ToolResult("No.", is_error=True)
 
 
 def test_an_error_is_rendered_with_its_type():

@@ -19,6 +19,7 @@ LAYERS = {
     "_events": 1,
     "_barrier": 1,
     "_clock": 1,
+    "_chat_answer": 3,
     "_tools": 2,
     "_policy": 2,
     "_lifecycle": 2,

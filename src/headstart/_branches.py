@@ -82,8 +82,11 @@ def render(value: object) -> ToolResult:
 
 
 def speaks_while_calling(request: ModelRequest) -> bool:
-    """Whether the model has been writing text beside its calls in this conversation."""
-    return any(message.tool_calls and message.content for message in request.history)
+    """Whether the model has been writing more than calls in this conversation."""
+    return any(
+        message.tool_calls and (message.content or message.rest is not None)
+        for message in request.history
+    )
 
 
 def in_style(request: ModelRequest, expected: Forecast) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from ._errors import ToolFailed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -81,7 +83,9 @@ class ToolResult:
     @classmethod
     def from_error(cls, error: BaseException) -> ToolResult:
         """Render what a tool raised, as the model is told of it."""
-        return cls(f"{type(error).__name__}: {error}", is_error=True, error=error)
+        own = isinstance(error, ToolFailed)
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        return cls(text, is_error=True, error=error)
 
 
 class _NotCanonicalError(ValueError):

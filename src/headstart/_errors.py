@@ -8,6 +8,7 @@ HeadstartError(Exception)
   SpeculationError            contained in a speculation; an event, not an exception
     PredictorError            a predictor raised, or proposed something unusable
     BudgetExceeded            a limit of the policy was reached
+  ToolFailed                  raised by a tool that says itself what the model is told
   ModelError                  the model's endpoint failed, or answered with nonsense
   StoreError                  a store could not be read or written
   TraceFormatError            a recorded trace cannot be read
@@ -101,6 +102,13 @@ class PredictorError(SpeculationError):
 
 class BudgetExceeded(SpeculationError):  # noqa: N818 - the design's name
     """A speculation was not started, or was ended, because of a limit."""
+
+
+class ToolFailed(HeadstartError):  # noqa: N818 - it says what happened
+    """A tool failed, and its message is what the model is told.
+
+    Raised by tools: of any other error the model is told its class as well.
+    """
 
 
 class ModelError(HeadstartError):

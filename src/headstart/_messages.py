@@ -28,6 +28,8 @@ class Message:
         name: The tool's name on a tool message, where it is known.
         is_error: Whether a tool message tells of a failure. Not all providers tell the
             model; `to_dict` leaves it out.
+        rest: What else the model sees of it, in any form that `==` compares: thoughts,
+            pictures. Headstart compares it, and nothing else.
         native: What stands for the message in the host's own framework, if anything
             does; the `ToolResult` in a request that the engine runs ahead. Headstart
             hands it on, and never compares or shows it.
@@ -39,6 +41,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     is_error: bool = False
+    rest: Any = field(default=None, repr=False)
     native: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -131,11 +134,14 @@ class ModelRequest:
             taken too, and read by `Message.from_dict`.
         tools: The tools offered, in a form that the model client knows.
         settings: Whatever else is sent: temperature, tool choice and so on.
+        stateful: The provider keeps the conversation, and each request goes on from
+            where the last one left it: none is sent ahead of its time.
     """
 
     messages: Sequence[Message | Mapping[str, Any]]
     tools: Sequence[Any] = field(default=(), repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    stateful: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         read = tuple(
@@ -231,12 +237,14 @@ class ModelResponse:
         text: What it says to the user.
         tool_calls: What it asks for, in its own order.
         usage: Tokens billed.
+        rest: What else it holds that the model sees again; see `Message.rest`.
         native: What stands for it in the host's own framework; see `Message.native`.
     """
 
     text: str = field(default="", repr=False)
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
+    rest: Any = field(default=None, repr=False)
     native: Any = field(default=None, compare=False, repr=False)
 
     @property
@@ -246,6 +254,7 @@ class ModelResponse:
             role="assistant",
             content=self.text,
             tool_calls=self.tool_calls,
+            rest=self.rest,
             native=self.native,
         )
 

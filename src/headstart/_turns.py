@@ -348,12 +348,12 @@ class TurnTree:
         response = turn.response
         if not (self.speculate and response and turn.slots and self.task_group):
             return
-        if turn.confirmed and turn is not self.current:
+        if turn.request.stateful or (turn.confirmed and turn is not self.current):
             return
         if not all(slot.outcomes for slot in turn.slots):
             return
         if len(turn.slots) != len(response.tool_calls):
-            return  # the host ran a call again: what it makes of the two is its own
+            return  # the host runs a call of its own, or one again
         for child in [child for child in turn.children if not may_come(turn, child)]:
             turn.children.remove(child)
             self.end_discarded(child, "a result differs from the early one")
@@ -407,7 +407,7 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
-        if turn.partial or speaks_while_calling(turn.request):
+        if turn.partial or turn.request.stateful or speaks_while_calling(turn.request):
             return
         for rank, answer in enumerate(likely_answers(turn.forecast, MAX_BRANCHES)):
             if turn.attempts >= MAX_ATTEMPTS:
@@ -495,7 +495,8 @@ class TurnTree:
         answered = [(call.name, call.arguments) for call in response.tool_calls]
         for child in children:
             assumed = [(call.name, call.arguments) for call in child.answering_calls]
-            hit = not (response.text or turn.children) and answered == assumed
+            silent = not response.text and response.rest is None
+            hit = silent and not turn.children and answered == assumed
             self._experience.note_outcome(*_BESIDE, hit=hit, stated=child.stated)
             if hit:
                 child.answering = response.message

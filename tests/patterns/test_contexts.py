@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from headstart.predictors import Learner, PatternPredictor
+from headstart.predictors._patterns._contexts import ContextCounts
 
 from .scene import (
     TOOLS,
@@ -220,3 +221,44 @@ def test_tools_that_are_not_offered_are_not_proposed():
     run = support_run(NEW, until="found")
     offered = {name: each for name, each in TOOLS.items() if name != "get_customer"}
     assert all(name in offered for name, _ in expected(patterns, run, tools=offered))
+
+
+def test_a_context_of_varied_outcomes_leaves_room_for_what_others_saw():
+    varied, steady = ContextCounts(), ContextCounts()
+    for number in range(4):
+        varied.learn(["user", ":a"], [f"tool{number}"])
+        steady.learn(["user", ":a"], ["tool0"])
+    for counts in (varied, steady):
+        counts.learn(["plain", ":a"], ["elsewhere"])
+    after = ["user", ":a"]
+    assert steady.probabilities(after)["elsewhere"] > 0
+    assert (
+        varied.probabilities(after)["elsewhere"]
+        > steady.probabilities(after)["elsewhere"]
+    )
+
+
+def test_what_the_user_gave_still_counts_after_the_first_result():
+    patterns = PatternPredictor()
+    for number in range(40):
+        teach(patterns, given_run(number, told=number % 2 == 0))
+    patterns.settle()
+    told, untold = (
+        patterns.probability_of_no_call(
+            now(given_run(NEW, told=told, until="customer"))
+        )
+        for told in (True, False)
+    )
+    assert told < untold - 0.05
+
+
+def given_run(number: int, *, told: bool, until: str = "end") -> Run:
+    """A parcel is looked up only if the user gave its number."""
+    who = Customer(number)
+    run = Run().user(f"Hello, it is {who.name} {who.parcels[0] if told else 7} here.")
+    run.asks(("get_customer", {"customer": who.name})).gets("known")
+    if until == "customer":
+        return run
+    if told:
+        run.asks(("get_parcel", {"parcel": who.parcels[0]})).gets("sent")
+    return run.says("What is it about?")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headstart import UsageError
+from headstart import ModelResponse, UsageError
 from headstart.predictors import PatternPredictor
 
 from .scene import (
@@ -254,3 +254,27 @@ def test_a_poisoned_file_makes_nothing_certain():
         teach(patterns, run.says("Not today."))
     for each in patterns.propose(now(support_run(NEW + 100, until="customer"))):
         assert each.probability < 0.9
+
+
+def learn_when_found(patterns: PatternPredictor, number: int) -> bool:
+    """Learn one answer, where a customer was found; whether candidates were weighed."""
+    run = support_run(number, until="found")
+    call = support_run(number).messages[len(run.messages)]
+    before = patterns.to_dict()
+    patterns.learn(now(run), ModelResponse(tool_calls=call.tool_calls))
+    after = patterns.to_dict()
+    assert after["contexts"] != before["contexts"]
+    return after["next_reliability"] != before["next_reliability"]
+
+
+def test_after_many_answers_candidates_are_weighed_for_one_in_four():
+    patterns = taught(200)
+    weighed = [learn_when_found(patterns, number) for number in range(NEW, NEW + 40)]
+    assert sum(weighed) == 10
+
+
+def test_after_many_answers_what_was_predicted_for_is_weighed_always():
+    patterns = taught(200)
+    for number in range(NEW, NEW + 10):
+        patterns.propose(now(support_run(number, until="found")))
+        assert learn_when_found(patterns, number)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from headstart import Effect, Tool, tool
 from headstart.predictors import PatternPredictor
 
-from .scene import Customer, Run, expected, now, support_run, taught, teach
+from .scene import NAMES, Customer, Run, expected, now, support_run, taught, teach
 
 NEW = 1_000
 
@@ -178,12 +180,23 @@ def test_a_loop_over_objects_goes_on_with_the_next_object():
     assert first == ("find_customer", {"name": "Lea", "town": "Kiel"})
 
 
-def family_run(family: list[tuple[str, str]], *, asked: int = 3) -> Run:
+def test_a_loop_goes_on_where_one_value_stands_in_most_of_the_objects():
+    patterns = PatternPredictor()
+    for number in range(12):
+        family = [Customer(number + 500 * each) for each in range(3)]
+        teach(patterns, family_run([(each.name, each.town) for each in family]))
+    many = [(f"Lea{number}", "Kiel") for number in range(40)]
+    run = family_run(many, start=10, asked=12)
+    first = expected(patterns, run)[0]
+    assert first == ("find_customer", {"name": "Lea12", "town": "Kiel"})
+
+
+def family_run(family: list[tuple[str, str]], *, start: int = 0, asked: int = 3) -> Run:
     """Members of a family are listed, and each of them is looked for."""
     rows = [{"name": name, "town": town} for name, town in family]
     run = Run().user("Look at all of them").asks(("get_customer", {"customer": "x"}))
     run.gets({"family": rows})
-    for row in rows[:asked]:
+    for row in rows[start:asked]:
         run.asks(("find_customer", row)).gets("found")
     return run
 
@@ -199,3 +212,148 @@ def test_a_text_in_quotation_marks_comes_from_the_same_text_without_them():
     run = Run().user("Who wrote 'Songs for Zoe'?")
     first = expected(patterns, run, tools={})[0]
     assert first == ("fetch_book", {"q": '"Songs for Zoe"'})
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("on {month} {day}", "2024-{number:02}-{day:02}"),
+        ("on the {day}th of {month} 2024, please", "2024-{number:02}-{day:02}"),
+        ("on {month} {day}, 2024", "{number:02}/{day:02}/2024"),
+        ("on {number}/{day}/2024", "2024-{number:02}-{day:02}"),
+    ],
+)
+def test_a_date_that_was_said_is_written_as_arguments_have_it(said: str, written: str):
+    patterns = PatternPredictor()
+    for number in range(16):
+        teach(patterns, dated_run(number, said, written))
+    run = dated_run(2, said.replace("{day}", "29"), written, until="asked")
+    date = written.format(number=3, day=29)
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": date})
+
+
+def dated_run(number: int, said: str, written: str, *, until: str = "end") -> Run:
+    """Somebody says a date without its year, or in words."""
+    month, index = [("January", 1), ("May", 5), ("March", 3)][number % 3]
+    fields = {"month": month, "number": index, "day": 13 + number % 13}
+    run = Run().user(f"Hi, I am number {number}, what came {said.format(**fields)}")
+    if until == "asked":
+        return run
+    run.asks(("get_parcel", {"parcel": written.format(**fields)})).gets("ok")
+    return run.says("It came.")
+
+
+def test_the_year_of_a_date_is_that_of_the_conversation():
+    patterns = PatternPredictor()
+    for number in range(16):
+        teach(patterns, year_run(number, 2001 + number))
+    first = expected(patterns, year_run(40, 1999, until="asked"))[0]
+    assert first == ("get_parcel", {"parcel": "1999-05-24"})
+
+
+def year_run(number: int, year: int, *, until: str = "end") -> Run:
+    """The day is a date in full, and another is said without its year."""
+    run = Run().user(f"It is {year}-03-02 now. What came on May {14 + number % 10}?")
+    if until == "asked":
+        return run.user("May 24 that is")
+    parcel = f"{year}-05-{14 + number % 10}"
+    return run.asks(("get_parcel", {"parcel": parcel})).gets("ok").says("It came.")
+
+
+def test_a_year_that_few_runs_had_is_not_remembered():
+    patterns = PatternPredictor()
+    for number in range(2):
+        teach(patterns, dated_run(number, "on {month} {day}", "2187-05-{day}"))
+    assert "2187" not in json.dumps(patterns.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("usual", "said", "meant"),
+    [
+        ("it is bo_{}", "it is ada_771@example.com", "ada_771"),
+        ("it is QX7{}A", "it is QXAVTW", "QXAVTW"),
+        ("it is p-{}", "it is https://example.com/parcels/p-771", "p-771"),
+    ],
+)
+def test_an_id_is_found_where_it_looks_like_or_stands_in_something_else(
+    usual: str, said: str, meant: str
+):
+    patterns = PatternPredictor()
+    for number in range(12):
+        text = usual.format(number + 40)
+        run = Run().user(f"Hi from {NAMES[number % 5]}, {text}, please look")
+        run.asks(("get_parcel", {"parcel": text.split()[-1]})).gets("ok").says("Sent.")
+        teach(patterns, run)
+    run = Run().user(f"Hi from Kim, {said}, please look")
+    assert expected(patterns, run)[0] == ("get_parcel", {"parcel": meant})
+
+
+def test_a_whole_name_is_told_from_its_parts():
+    patterns = PatternPredictor()
+    towns = ["Ashford", "Barlow", "Corfe", "Denby", "Elstow", "Fenny", "Garth"]
+    for first, second in zip(towns, towns[1:] + towns[:1], strict=True):
+        for kind in ("House", "Mill"):
+            name = f"{first} {kind} and {second} Park"
+            teach(
+                patterns,
+                Run()
+                .user(f"What do you keep in the {name} today?")
+                .asks(("get_parcel", {"parcel": name})),
+            )
+    asked = Run().user("What do you keep in the Holme Lodge and Ilam Hall today?")
+    first = expected(patterns, asked)[0]
+    assert first == ("get_parcel", {"parcel": "Holme Lodge and Ilam Hall"})
+
+
+def test_a_sentence_that_speaks_of_what_the_user_asked_names_the_next_value():
+    patterns = PatternPredictor()
+    for number in range(24):
+        places = [f"Depot {chr(65 + (number * 7 + i) % 26)}{number}" for i in range(4)]
+        which = number % 4
+        teach(patterns, depots_run(places, which, asks=True))
+    places = ["Depot X77", "Depot Y78", "Depot Z79", "Depot W80"]
+    for which in range(4):
+        first = expected(patterns, depots_run(places, which, asks=False))[0]
+        assert first == ("get_parcel", {"parcel": places[which]})
+
+
+def depots_run(places: list[str], which: int, *, asks: bool) -> Run:
+    """A run in which one of the sentences of a result is about what was asked."""
+    about = ["frozen lobsters", "garden furniture", "printed carpets", "spare engines"]
+    text = " ".join(
+        f"Our {subject} always leave from {place} every morning."
+        for subject, place in zip(about, places, strict=True)
+    )
+    run = Run().user(f"Where would I find {about[which]}?")
+    run = run.asks(("list_depots", {"country": "NL"})).gets(text)
+    return run.asks(("get_parcel", {"parcel": places[which]})) if asks else run
+
+
+def test_a_value_is_found_within_objects_and_lists_that_wrap_it():
+    patterns = PatternPredictor()
+    for number in range(12):
+        parcel = Customer(number).parcels[0]
+        wrapped = {"sources": [{"parcel": parcel}], "full": True}
+        run = Run().user(f"Where is {parcel}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    first = expected(patterns, Run().user("Where is P-818181?"), tools={})[0]
+    wrapped = {"sources": [{"parcel": "P-818181"}], "full": True}
+    assert first == ("get_parcels", wrapped)
+
+
+def test_a_key_that_is_a_value_is_not_remembered():
+    patterns = PatternPredictor()
+    for number in range(12):
+        wrapped = {"sources": {f"key 4711-{number}": Customer(number).parcels[0]}}
+        run = Run().user(f"Where is {Customer(number).parcels[0]}?")
+        teach(patterns, run.asks(("get_parcels", wrapped)))
+    assert "4711" not in str(patterns.to_dict())
+
+
+def test_what_the_user_says_never_leaves_whatever_its_shape_looks_like():
+    patterns = PatternPredictor()
+    for number in range(12):
+        planted = f"mark<number{number * 7919}"  # as sources of own arguments look
+        run = Run().user(f"Look at {planted} please")
+        teach(patterns, run.asks(("fetch", {"url": planted})))
+    assert not expected(patterns, Run().user("Look at mark<number5 please"))

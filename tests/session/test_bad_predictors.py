@@ -242,6 +242,16 @@ async def test_a_predictor_that_fails_to_state_a_result_is_an_event():
     assert on.seconds == off.seconds - 2.0
 
 
+async def test_a_result_that_is_stated_as_something_else_is_an_event():
+    class Misstates(Expects):
+        def predict_results(self, *_):
+            yield ResultPrediction(result="7 is new")
+
+    off, on = await play_both(agent_with(Misstates()))
+    assert {failed.predictor for failed in on.of(PredictorFailed)} == {"Misstates"}
+    assert on.seconds == off.seconds
+
+
 async def test_a_predictor_that_fails_to_learn_is_an_event():
     class Forgets(Expects):
         def learn(self, *_):

@@ -1,6 +1,7 @@
 """What an adapter needs: values beside texts, its own messages, events and streams."""
 
 import json
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -290,3 +291,28 @@ async def test_a_call_that_the_host_runs_again_may_state_its_result_early_again(
         response = await session.ask(ModelRequest([ASKED]), model.respond)
         first, second = [await session.call(response.tool_calls[0]) for _ in range(2)]
     assert (first.is_error, second) == (True, ToolResult("changed"))
+
+
+@pytest.mark.parametrize(("rest", "requests"), [("a thought", 2), ("another", 3)])
+async def test_what_else_the_model_sees_of_a_message_is_compared(rest, requests):
+    call = ToolCall("a", "change", '{"row": 7, "to": "old"}')
+    answer = ModelResponse(tool_calls=(call,), rest="a thought")
+    model = ScriptedModel([answer, "Done."], delay=1)
+    async with Session([write(early="{row} is {to}")], deps=World()) as session:
+        asked = ModelRequest([ASKED], session.tools)
+        response = await session.ask(asked, model.respond)
+        assert response.message.rest == "a thought"
+        result = await session.call(call)
+        message = replace(response.message, rest=rest)
+        following = asked.extended([message, Message.for_result(call, result)])
+        assert (await session.ask(following, model.respond)).text == "Done."
+    assert len(model.records) == requests
+
+
+async def test_nothing_is_run_ahead_where_the_host_runs_a_call_of_its_own():
+    model = ScriptedModel([[], "Done."])
+    async with Session([write(early="{row} is {to}")], deps=World()) as session:
+        await session.ask(ModelRequest([ASKED], session.tools), model.respond)
+        own = ToolCall("b", "change", '{"row": 7, "to": "old"}')
+        assert not (await session.call(own)).is_error
+    assert len(model.records) == 1

@@ -73,6 +73,20 @@ async def test_the_reply_is_ready_when_the_write_is_done():
     assert len(model.requests) == 2 + 2
 
 
+async def test_nothing_is_run_ahead_where_the_provider_keeps_the_conversation():
+    model = thinking([CHANGE_7], "Done.")
+    policy = LimitPolicy(min_beside_probability=0.1)
+    tools, seen = [write(early=TRUE)], []
+    async with Session(
+        tools, deps=World(), policy=policy, predictors=[Expects(CHANGE_7)]
+    ) as session:
+        asked = ModelRequest([Message(role="user")], tools, stateful=True)
+        response = await session.ask(asked, model.respond)
+        seen += await session.call_all(response.tool_calls)
+    assert [result.content for result in seen] == ["7 is changed"]
+    assert len(model.requests) == 1
+
+
 async def test_a_reply_that_is_still_being_written_is_joined():
     agent = Agent(
         thinking([CHANGE_7], "Done.", delay=4.0), [write(takes=3.0, early=TRUE)]

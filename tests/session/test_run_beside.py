@@ -6,7 +6,9 @@ from headstart import (
     Agent,
     Experience,
     LimitPolicy,
+    ModelResponse,
     TextDelta,
+    ToolCall,
     ToolResult,
     ValuePolicy,
 )
@@ -75,6 +77,9 @@ async def test_nothing_is_sent_beside_unless_the_policy_says_so():
         ["Let me see.", LOOK_7],
         [("look", '{"row": 7}')],
         [("look", '{"row":7,"debug_x":1}')],
+        ModelResponse(
+            tool_calls=(ToolCall("call_1_0", "look", '{"row":7}'),), rest="a thought"
+        ),
     ],
     ids=str,
 )

@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from headstart._calls import ToolResult
 from headstart._errors import PredictorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from headstart._calls import ToolCall, ToolResult
+    from headstart._calls import ToolCall
     from headstart._messages import Message, ModelResponse
     from headstart._tools import Tool
 
@@ -100,6 +101,9 @@ class ResultPrediction:
 
     def __post_init__(self) -> None:
         _check_probability(self.probability)
+        if not isinstance(self.result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"A result is a ToolResult, not {type(self.result).__name__}."
+            raise PredictorError(msg, reason="result")
 
 
 def _check_probability(value: float) -> None:

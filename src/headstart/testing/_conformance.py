@@ -226,6 +226,7 @@ SCENES = (
         name="an early result, expected",
         responses=[[CHANGE_7], [LOOK_7], DONE],
         expects=[CHANGE_7],
+        delay=1.25,  # so that no two things happen in the same moment
     ),
     Scene(name="a false early result", responses=[[LIE_7], DONE]),
     Scene(

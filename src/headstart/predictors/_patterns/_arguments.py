@@ -24,6 +24,7 @@ from ._options import (
     describe,
     explain,
     gather,
+    is_dated,
     join,
     relate,
     same,
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from ._familiar import Familiar
     from ._moment import Moment
 
-MAX_SOURCES = 12
+MAX_SOURCES = 20
 """Sources of one argument that are looked at."""
 MAX_SOURCES_KEPT = 64
-MAX_OPTIONS, FEW_OPTIONS = 32, 10
+MAX_OPTIONS, FEW_OPTIONS = 40, 10
 """Values of one argument that compete: of reads, and of other tools."""
+MAX_GATHERED = 64
+"""Values of which those are the best, by where they come from alone."""
 MAX_ARGUMENTS = 10
 MAX_SIGNATURES = 12
 WIDE = 12
@@ -194,8 +197,12 @@ class ArgumentModel:
         used = moment.used.get((tool, name), _UNUSED)
         for source, count in best:
             if count >= least:
-                gather(source, moment, used, found, limit)
+                gather(source, moment, used, found, MAX_GATHERED)
         options = list(found.values())
+        if len(options) > limit:
+            own = self.weights.scope(f"{slot_of(tool, name)}{moment.mode}")
+            options.sort(key=lambda option: -own.total(option.features))
+            del options[limit:]
         row = moment.next_row(tool)
         for option in options:
             describe(option, moment, used, row)
@@ -215,7 +222,11 @@ class ArgumentModel:
             before = names[i - len(chosen) : i]
             together = join(chosen, before, tool, name, moment) if chosen else None
             right = self._learn_choice(choice, value, together, run)
-            sources = explain(value, moment)
+            sources = [
+                source
+                for source in explain(value, moment)
+                if not is_dated(source) or self._familiar.note(source, run)
+            ]
             if not sources:
                 sources = self._constant(slot_of(tool, name), value, run)
             if sources:

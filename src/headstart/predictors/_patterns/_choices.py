@@ -8,7 +8,7 @@ from ._contexts import NO_CALL, ContextCounts
 from ._weights import LEAST_GRADIENT, Weights, logistic, logit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._familiar import Familiar
     from ._moment import Moment
@@ -18,6 +18,7 @@ MAX_OUTCOMES = 10
 """Outcomes that are looked at, of one moment."""
 _WORDS_SHARE, _KNOWN_SHARE = 5.0, 0.3
 _IMPROBABLE = 0.005
+"""What the context says at least: words may say more."""
 
 
 class ChoiceModel:
@@ -35,7 +36,9 @@ class ChoiceModel:
     def probabilities(self, moment: Moment) -> dict[str, float]:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
         if moment.probabilities is None:
-            features = [*_described(moment), *_described_words(moment)]
+            known = self._familiar.known  # no other word has weights
+            words = [word for word in _described_words(moment) if word in known]
+            features = [*_described(moment), *words]
             moment.probabilities = {
                 outcome: logistic(
                     logit(p) + self._scope(outcome, moment).total(features)
@@ -50,16 +53,16 @@ class ChoiceModel:
         likely = [
             (p, outcome)
             for outcome, p in known.items()
-            if p >= _IMPROBABLE and (not offered or outcome in offered or not outcome)
+            if not offered or outcome in offered or not outcome
         ]
         likely.sort(reverse=True)
-        active = {outcome: p for p, outcome in likely[:MAX_OUTCOMES]}
+        active = {outcome: max(p, _IMPROBABLE) for p, outcome in likely[:MAX_OUTCOMES]}
         active.setdefault(NO_CALL, _IMPROBABLE if known else 0.5)
         return active
 
-    def learn(self, moment: Moment, tools: Iterable[str], run: int) -> None:
+    def learn(self, moment: Moment, tools: Sequence[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
-        right = set(tools) or {NO_CALL}
+        right = dict.fromkeys(tools) or {NO_CALL: None}
         stated = dict(self.probabilities(moment))
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
@@ -110,8 +113,9 @@ def describe(moment: Moment) -> list[str]:
         features.append(f"c:{symbols[-1]}")
         features.append(f"d:{' '.join(symbols[-2:])}")
     features += moment.style
-    if moment.asked_now:
-        features += [f"h:{kind}" for kind in moment.user_kinds]
+    if not moment.idle:
+        given = "h" if moment.asked_now else "j"
+        features += [f"{given}:{kind}" for kind in sorted(moment.user_kinds)]
     return features
 
 
@@ -120,7 +124,7 @@ def describe_words(moment: Moment) -> list[str]:
     now = moment.asked_now or moment.idle
     user, said = ("w", "v") if now else ("x", "y")
     if moment.partial:
-        return [f"p:{word}" for word in moment.partial_words]
+        return [f"p:{word}" for word in sorted(moment.partial_words)]
     history = moment.history
     words = history.said_by(said, moment.last_said)
     if moment.idle:

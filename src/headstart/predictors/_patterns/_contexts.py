@@ -13,8 +13,9 @@ MAX_ORDER = 5
 MAX_CONTEXTS = 6_000
 _MEMORY = 300.0
 """Answers that a context remembers: more, and the older count half."""
-_TRUST = 1.0
-"""How many answers the shorter context counts as."""
+_TRUST = 3.0
+"""How many answers the shorter context counts as, for each kind of outcome that a context
+has seen: where much was seen once, more is still to come."""
 
 Counts = dict[str, float]
 ALL = "*"
@@ -25,8 +26,9 @@ class ContextCounts:
     """Counts which tools an answer asks for, in each context.
 
     The probabilities of longer contexts are blended into those of shorter ones, each
-    weighing as much as it has seen (prediction by partial matching, Cleary and Witten
-    1984). An answer may ask for several tools, so they need not add up to 1.
+    weighing as much as it has seen, and the less the more kinds of outcomes there were
+    (prediction by partial matching, Cleary and Witten 1984, with the weights of Witten and
+    Bell 1991). An answer may ask for several tools, so they need not add up to 1.
     """
 
     def __init__(self) -> None:
@@ -43,11 +45,12 @@ class ContextCounts:
         result: dict[str, float] = {}
         trust = 1.0  # of the context at hand, by what the longer ones have seen
         for counts in reversed(found):
-            divisor = counts[ALL] + _TRUST
+            novel = _TRUST * max(1, len(counts) - 1)
+            divisor = counts[ALL] + novel
             share = trust / divisor
             for outcome, count in counts.items():
                 result[outcome] = result.get(outcome, 0.0) + count * share
-            trust = share * _TRUST
+            trust = share * novel
         result.pop(ALL, None)
         return result
 

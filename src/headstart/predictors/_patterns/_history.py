@@ -12,6 +12,8 @@ Rules of this file:
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -41,6 +43,7 @@ USER, PLAIN, FAILED = "user", "plain", "failed"
 these, as it is written with a `:` before it."""
 
 CallKey = tuple[str, str]
+_position = attrgetter("at")
 
 
 class PastCall:
@@ -81,7 +84,11 @@ def read_arguments(call: ToolCall) -> dict[str, Any]:
 
 
 class History:
-    """One conversation, read message by message."""
+    """One conversation, message by message.
+
+    The calls in it are noted at once. Texts and results are read when something in them
+    is looked for first, as that is a great part of the cost.
+    """
 
     def __init__(self, readings: Readings) -> None:
         self.messages: list[Message] = []
@@ -94,9 +101,12 @@ class History:
         self.words: dict[int, frozenset[str]] = {}
         self.user_kinds: dict[int, set[str]] = {}
         self.texts: dict[int, set[str]] = {}
+        self.years: dict[str, int] = {}  # where each stands first, in a full date
         self.learned = -1  # the position of the newest answer that was learned
         self._said_by: dict[tuple[str, int], list[str]] = {}
         self._open: dict[str | None, PastCall] = {}
+        self._askers: dict[int, str] = {}
+        self._values_read = 0  # messages whose values were read
         self.readings = readings
         self._items = 0
         self.characters = 0
@@ -110,64 +120,84 @@ class History:
         return crc32(first[:2_000].encode("utf-8", "replace"))
 
     def extend(self, messages: Sequence[Message]) -> None:
-        """Read the messages that come next."""
+        """Note the messages that come next, and the calls in them."""
         for message in messages:
             at = len(self.messages)
             self.messages.append(message)
             self.characters += len(message.content)
             if message.role == "user":
+                self.users.append(at)
+                self.symbols.append((at, USER))
+            elif message.role == "assistant":
+                self._note_answer(at, message)
+            elif message.role == "tool":
+                self._note_result(at, message)
+
+    def read(self) -> History:
+        """Read the values of messages that were only noted so far; returns itself."""
+        if self._values_read < len(self.messages):
+            self._read_values()
+        return self
+
+    def _read_values(self) -> None:
+        for at in range(self._values_read, len(self.messages)):
+            message = self.messages[at]
+            if message.role == "user":
                 self._add_user(at, message)
             elif message.role == "assistant":
                 self._add_answer(at, message)
             elif message.role == "tool":
-                self._add_result(at, message)
+                name = self._askers.pop(at)
+                self._index(at, self.readings.result(name, message.content))
             else:
                 self._index(at, self.readings.text("system", message.content))
+        self._values_read = len(self.messages)
 
     def said_by(self, prefix: str, at: int) -> list[str]:
         """The words of the message at `at`, each behind a prefix; none for -1."""
         known = self._said_by.get((prefix, at))
         if known is None:
-            # Looking a text up is faster where it is the same object.
-            words = self.words.get(at, ())
+            # Looking a text up is faster where it is the same object. What is learned
+            # must not depend on the order of a set: every process has another.
+            words = sorted(self.read().words.get(at, ()))
             known = [sys.intern(f"{prefix}:{word}") for word in words]
             self._said_by[prefix, at] = known
         return known
 
     def _add_user(self, at: int, message: Message) -> None:
-        self.users.append(at)
-        self.symbols.append((at, USER))
         self.words[at] = self.readings.words(message.content)
         items = self.readings.text("user", message.content)
         self.user_kinds[at] = {item.source for item in items}
         self.texts[at] = {item.folded for item in items}
         self._index(at, items)
 
-    def _add_answer(self, at: int, message: Message) -> None:
+    def _note_answer(self, at: int, message: Message) -> None:
         if message.content:
             self.said.append(at)
-            self.words[at] = self.readings.words(message.content)
-            items = self.readings.text("said", message.content)
-            self.texts[at] = {item.folded for item in items}
-            self._index(at, items)
-        if not message.tool_calls:
-            self.symbols.append((at, PLAIN))
-            return
         names: dict[str, None] = {}
-        reading = Reading()
         for call in message.tool_calls:
             past = PastCall(at, call)
             self.calls.append(past)
             self._open[call.id] = past
             names[f":{call.name}"] = None
+        self.symbols.append((at, "+".join(names) or PLAIN))
+
+    def _add_answer(self, at: int, message: Message) -> None:
+        if message.content:
+            self.words[at] = self.readings.words(message.content)
+            items = self.readings.text("said", message.content)
+            self.texts[at] = {item.folded for item in items}
+            self._index(at, items)
+        reading = Reading()
+        first = bisect_left(self.calls, at, key=_position)
+        for past in self.calls[first : first + len(message.tool_calls)]:
             group = reading.new_group()
             for name, value in past.arguments.items():
-                source = f"{call.name}<{name}"
+                source = f"{past.tool}<{name}"
                 reading.add_json(source, value, kin=NO_KIN, group=group)
-        self.symbols.append((at, "+".join(names)))
         self._index(at, reading.items)
 
-    def _add_result(self, at: int, message: Message) -> None:
+    def _note_result(self, at: int, message: Message) -> None:
         past = self._open.pop(message.tool_call_id, None)
         name = past.tool if past is not None else message.name or ""
         failed = is_failure(message.content)
@@ -176,7 +206,7 @@ class History:
             past.answered_at = at
         if failed:
             self.symbols.append((at, FAILED))
-        self._index(at, self.readings.result(name, message.content))
+        self._askers[at] = name
 
     def _index(self, at: int, items: Sequence[Item]) -> None:
         segments: dict[str, list[Item]] = {}
@@ -191,6 +221,8 @@ class History:
                 by_text[item.folded] = [(at, item)]
             else:
                 places.append((at, item))
+            if len(item.text) == 10 and item.text[4] == "-" == item.text[7]:
+                self.years.setdefault(item.text[:4], at)
         for source, segment in segments.items():
             self.by_source.setdefault(source, []).append((at, segment))
         self._items += len(items)
@@ -221,7 +253,7 @@ class Readings:
     def text(self, source: str, content: str) -> Sequence[Item]:
         """The items of what somebody said."""
         key = source, content
-        items = self._items.get(key)
+        items = self._find(key)
         if items is None:
             reading = Reading()
             reading.add_text(source, content)
@@ -231,7 +263,7 @@ class Readings:
     def result(self, tool: str, content: str) -> Sequence[Item]:
         """The items of a result."""
         key = f"{tool}>", content
-        items = self._items.get(key)
+        items = self._find(key)
         if items is None:
             reading = Reading()
             reading.add_result(tool, content)
@@ -240,14 +272,19 @@ class Readings:
 
     def words(self, content: str) -> frozenset[str]:
         """The words of what somebody said."""
-        words = self._words.get(content)
+        is_kept = len(content) <= MAX_KEPT_CHARACTERS
+        words = self._words.get(content) if is_kept else None
         if words is None:
             words = stems(content[:READ_CHARACTERS])
             if len(self._words) >= MAX_READINGS:
                 self._words.clear()
-            if len(content) <= MAX_KEPT_CHARACTERS:
+            if is_kept:
                 self._words[content] = words
         return words
+
+    def _find(self, key: tuple[str, str]) -> Sequence[Item] | None:
+        # To look a text of megabytes up takes milliseconds.
+        return self._items.get(key) if len(key[1]) <= MAX_KEPT_CHARACTERS else None
 
     def _keep(self, key: tuple[str, str], items: Sequence[Item]) -> Sequence[Item]:
         if len(self._items) >= MAX_READINGS:
@@ -304,10 +341,12 @@ class Histories:
         return drained
 
 
-def _begin_alike(left: Sequence[Message], right: Sequence[Message]) -> bool:
+def _begin_alike(left: list[Message], right: Sequence[Message]) -> bool:
     shared = min(len(left), len(right))
-    # The newest messages differ first; the same object is the usual case.
-    for i in range(shared - 1, -1, -1):
-        if left[i] is not right[i] and left[i] != right[i]:
-            return False
-    return shared > 0 or not (left or right)
+    if not shared:
+        return not (left or right)
+    # The newest messages differ first. That all others are the same objects is the usual
+    # case, which lists compare fast.
+    return left[shared - 1] == right[shared - 1] and (
+        left[:shared] == list(right[:shared])
+    )

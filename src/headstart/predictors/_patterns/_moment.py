@@ -6,6 +6,8 @@ import functools
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Literal, cast
 
+from headstart._tools import Effect
+
 from ._contexts import collapse
 from ._history import USER, History
 from ._rows import next_row
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._ranking import Candidate
     from ._rows import Place
     from ._values import Item
 
@@ -32,6 +35,8 @@ WRITING = "writing"
 """What stands in the text that the model is writing has sources of this name."""
 _CALLS = 100
 _RECENT_CALLS = 32
+_NESTED = 4
+"""Lists and objects within each other in which values of arguments are found."""
 _SYMBOLS = 24
 """Symbols that are looked at, before repeats are collapsed."""
 
@@ -67,22 +72,14 @@ class Moment:
         # What holds while the model writes says little about the time before.
         self.mode = "!" if partial else ""
         self.idle = self.stage == "idle"
-        words = history.words
-        self.user_words = (
-            _NO_WORDS if self.idle else words.get(self.last_user, _NO_WORDS)
-        )
-        self.said_words = words.get(self.last_said, _NO_WORDS)
-        texts = history.texts
-        self.user_texts = (
-            _NO_TEXTS if self.idle else texts.get(self.last_user, _NO_TEXTS)
-        )
-        self.said_texts = texts.get(self.last_said, _NO_TEXTS)
         self.partial_words = history.readings.words(partial) if partial else _NO_WORDS
         self.choices: dict[str, Choice] = {}
+        self.candidates: list[Candidate] | None = None
         self.probabilities: dict[str, float] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
         self._rows: dict[str, Place] = {}
+        self._calls_of: dict[str, list[PastCall]] = {}
 
     def matches(
         self,
@@ -125,6 +122,30 @@ class Moment:
         return "asked"
 
     @functools.cached_property
+    def user_words(self) -> frozenset[str]:
+        """The words of the user's newest message, if it still counts."""
+        if self.idle:
+            return _NO_WORDS
+        return self.history.read().words.get(self.last_user, _NO_WORDS)
+
+    @functools.cached_property
+    def said_words(self) -> frozenset[str]:
+        """The words of what the model said last."""
+        return self.history.read().words.get(self.last_said, _NO_WORDS)
+
+    @functools.cached_property
+    def user_texts(self) -> set[str]:
+        """The values in the user's newest message, if it still counts."""
+        if self.idle:
+            return _NO_TEXTS
+        return self.history.read().texts.get(self.last_user, _NO_TEXTS)
+
+    @functools.cached_property
+    def said_texts(self) -> set[str]:
+        """The values in what the model said last."""
+        return self.history.read().texts.get(self.last_said, _NO_TEXTS)
+
+    @functools.cached_property
     def symbols(self) -> list[str]:
         """The newest symbols, repeats collapsed; the user's next message is one."""
         all_symbols = self.history.symbols
@@ -144,6 +165,14 @@ class Moment:
         while end and calls[end - 1].at >= self.length:
             end -= 1
         return calls[max(0, end - _CALLS) : end]
+
+    def calls_of(self, tool: str) -> list[PastCall]:
+        """The newest calls of one tool."""
+        calls = self._calls_of.get(tool)
+        if calls is None:
+            calls = [call for call in self.calls if call.tool == tool]
+            self._calls_of[tool] = calls
+        return calls
 
     @functools.cached_property
     def recent_calls(self) -> list[ToolCall]:
@@ -181,7 +210,7 @@ class Moment:
     @functools.cached_property
     def user_kinds(self) -> set[str]:
         """The shapes of what stands out in the user's newest message."""
-        return self.history.user_kinds.get(self.last_user, set())
+        return self.history.read().user_kinds.get(self.last_user, set())
 
     @functools.cached_property
     def style(self) -> list[str]:
@@ -239,6 +268,14 @@ class Moment:
         return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
 
     @functools.cached_property
+    def year(self) -> str:
+        """The latest year of a date in full; empty if there is none."""
+        return max(
+            (y for y, at in self.history.read().years.items() if at < self.length),
+            default="",
+        )
+
+    @functools.cached_property
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         return self.history.readings.text(WRITING, self.partial)
@@ -258,7 +295,7 @@ class Moment:
     def is_read(self, tool: str) -> bool:
         """Whether a tool is known to change nothing."""
         known = self.tools.get(tool)
-        return known is not None and known.effect.value == "read"
+        return known is not None and known.effect is Effect.READ
 
     def segments(self, source: str, limit: int) -> list[tuple[int, Sequence[Item]]]:
         """The newest groups of values of one source, the newest first."""
@@ -266,7 +303,7 @@ class Moment:
         if self.partial and source.startswith(f"{WRITING}~"):
             items = [item for item in self.announced if item.source == source]
             return [(self.length, items)] if items else []
-        for place in reversed(self.history.by_source.get(source, ())):
+        for place in reversed(self.history.read().by_source.get(source, ())):
             if place[0] < self.length:
                 found.append(place)
                 if len(found) == limit:
@@ -275,7 +312,7 @@ class Moment:
 
     def places(self, text: str) -> list[tuple[int, Item]]:
         """Where a value stands, in order; the case of letters does not matter."""
-        places = self.history.by_text.get(text.casefold(), [])
+        places = self.history.read().by_text.get(text.casefold(), [])
         end = len(places)
         while end and places[end - 1][0] >= self.length:
             end -= 1
@@ -288,10 +325,20 @@ class Moment:
         return known
 
 
-def scalars(value: object) -> list[str]:
-    """A text or number, or those of a list, as text."""
-    listed = cast("list[object]", value) if isinstance(value, list) else [value]
-    return [str(each) for each in listed[:64] if isinstance(each, str | int | float)]
+def scalars(value: object, depth: int = 0) -> list[str]:
+    """A text or number, or those in a list or an object, as text."""
+    if isinstance(value, str | int | float):
+        return [str(value)]
+    inner: list[object] = []
+    if isinstance(value, dict):
+        inner = list(cast("dict[str, object]", value).values())
+    elif isinstance(value, list):
+        inner = cast("list[object]", value)
+    found: list[str] = []
+    if depth < _NESTED:
+        for each in inner[:64]:
+            found += scalars(each, depth + 1)
+    return found[:64]
 
 
 def _newest(positions: Sequence[int], length: int) -> int:

@@ -1,18 +1,22 @@
 """The values that an argument may have at a moment, and what is known of each.
 
 A source is a name for a kind of place (see `Item.source`), with how the value is changed
-behind a `|`. `=` stands for a constant, `[1]` before a source for a list of one of its
-values, and `[*]` for a list of all of them.
+behind a `|`. `=` stands for a constant, and `[*]` before a source for a list of all its
+values. Steps before a source say in what one of its values is wrapped, the outermost
+first: `[1]` in a list of one, `[1,"path"]` in a list of one object with one field.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from ._dates import FORMS, read_date, write_date
 from ._spans import outline, stems
+from ._values import is_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +32,10 @@ MAX_SHORTLISTED = 256
 MAX_PLACES = 12
 _MAX_EXPLAINING = 32
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_DECODER = json.JSONDecoder()
+_OWN = re.compile(r"[^<>~]*<[^>]*$")
+_STEPS = 4
+"""Lists and objects that a value may be wrapped in."""
 _RANKS = ("0", "1", "2", "3", "4", "5")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
@@ -115,8 +123,8 @@ def same(left: Any, right: Any) -> bool:
 def explain(value: Any, moment: Moment) -> list[str]:
     """The sources that a value could have come from."""
     found: dict[str, None] = {}
-    if isinstance(value, list):
-        return _explain_list(cast("list[Any]", value), moment)
+    if isinstance(value, list | dict):
+        return _explain_nested(value, moment)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return []
     text = value if isinstance(value, str) else json.dumps(value)
@@ -127,14 +135,72 @@ def explain(value: Any, moment: Moment) -> list[str]:
         change = _change(item.value, value)
         if change is not None:
             found[f"{item.source}{change}"] = None
+    found.update(dict.fromkeys(_explain_date(text, moment)))
     return list(found)
+
+
+def _explain_date(text: str, moment: Moment) -> list[str]:
+    """The sources of a date that stands elsewhere in another form.
+
+    The year of one that was said without is that of the conversation, or a constant.
+    """
+    read = read_date(text)
+    if read is None:
+        return []
+    date, form = read
+    found: list[str] = []
+    if form != "iso":
+        places = moment.places(date)[-_MAX_EXPLAINING:]
+        found += [f"{item.source}|{form}:" for _, item in places]
+    year, partial = date[:4], f"-{date[4:]}"
+    for _, item in moment.places(partial)[-_MAX_EXPLAINING:]:
+        if year == moment.year:
+            found.append(f"{item.source}|{form}:")
+        found.append(f"{item.source}|{form}:{year}")
+    return found
+
+
+def is_dated(source: str) -> bool:
+    """Whether a year is a part of a source."""
+    return source[-5:-4] == ":" and source[-4:].isdecimal()
+
+
+def _explain_nested(value: Any, moment: Moment) -> list[str]:
+    """The sources of a value that is wrapped in others, or of a list of values."""
+    steps, inner = _unwrap(value)
+    if isinstance(inner, list):
+        return [] if steps else _explain_list(cast("list[Any]", inner), moment)
+    form = _CANONICAL.encode(steps)
+    return [f"{form}{source}" for source in explain(inner, moment)]
+
+
+def _unwrap(value: Any) -> tuple[list[int | str], Any]:
+    """What a value is wrapped in, and the value: lists of one, objects of one field."""
+    steps: list[int | str] = []
+    while len(steps) < _STEPS:
+        if isinstance(value, list) and len(cast("list[Any]", value)) == 1:
+            steps.append(1)
+            value = cast("list[Any]", value)[0]
+        elif isinstance(value, dict) and len(cast("dict[str, Any]", value)) == 1:
+            fields = cast("dict[str, Any]", value)
+            if is_mapping(fields):
+                return steps, None  # its key is a value of this run
+            ((key, value),) = fields.items()
+            steps.append(key)
+        else:
+            break
+    return steps, None if isinstance(value, dict) else cast("Any", value)
+
+
+def _wrap(steps: Sequence[int | str], value: Any) -> Any:
+    for step in reversed(steps):
+        value = {step: value} if isinstance(step, str) else [value]
+    return value
 
 
 def _explain_list(values: list[Any], moment: Moment) -> list[str]:
     if not values or isinstance(values[0], list | dict):
         return []
-    if len(values) == 1:
-        return [f"[1]{source}" for source in explain(values[0], moment)]
     wanted = {str(value) for value in values if isinstance(value, str | int | float)}
     found: list[str] = []
     for source in explain(values[0], moment):
@@ -172,26 +238,26 @@ def gather(
         text = value if isinstance(value, str) else json.dumps(value)
         _add(found, Option(value, text, source, -1, None), named)
         return
-    form, path, change = _read_source(source)
+    steps, path, change = _read_source(source)
     taken = 0
     for order, (at, segment) in enumerate(moment.segments(path, MAX_SEGMENTS)):
         age = min(order, 3)
-        if form == "[*]":
+        if steps is None:
             values = [item.value for item in segment[:MAX_OF_SOURCE]]
             option = Option(values, json.dumps(values), source, at, segment[0])
             _add(found, option, named)
             continue
         unused = 0
         for item in _shortlist(segment, moment):
-            is_used = item.text in used
-            unused += not is_used
             value, text = item.value, item.text
             if change:
                 try:
-                    value = CHANGES[change](value)
+                    value = _apply(change, value, moment)
                 except ValueError:
                     continue
                 text = str(value)
+            is_used = text in used
+            unused += not is_used
             known = found.get(text)
             if known is not None:
                 if len(known.places) < MAX_PLACES:
@@ -203,7 +269,7 @@ def gather(
             if taken >= MAX_OF_SOURCE or len(found) >= limit:
                 return
             taken += 1
-            option = Option([value] if form else value, text, source, at, item)
+            option = Option(_wrap(steps, value), text, source, at, item)
             rank = "u" if is_used else _RANKS[min(unused, 5)]
             option.features = [*_standing(named, age, rank, min(item.rank, 4))]
             found[text] = option
@@ -216,11 +282,38 @@ def _standing(named: str, age: int, rank: str, place: int) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4_096)
-def _read_source(source: str) -> tuple[str, str, str]:
-    """A source's form, its place, and how its values are changed."""
-    form, path = (source[:3], source[3:]) if source[0] == "[" else ("", source)
+def _read_source(source: str) -> tuple[tuple[int | str, ...] | None, str, str]:
+    """In what a source's values are wrapped, its place, and how they are changed.
+
+    A source that is a list of all values has `None` for what they are wrapped in.
+    """
+    steps: tuple[int | str, ...] | None = ()
+    path = source
+    if source.startswith("[*]"):
+        steps, path = None, source[3:]
+    elif source[:1] == "[":
+        read: list[int | str] = []
+        end = 0
+        with contextlib.suppress(ValueError, RecursionError):
+            read, end = _DECODER.raw_decode(source)
+        if all(each == 1 or isinstance(each, str) for each in read):
+            steps, path = tuple(read), source[end:]
     place, _, change = path.rpartition("|")
-    return (form, place, change) if change in CHANGES and place else (form, path, "")
+    known = change in CHANGES or change.partition(":")[0] in FORMS
+    return (steps, place, change) if known and place else (steps, path, "")
+
+
+def _apply(change: str, value: Any, moment: Moment) -> Any:
+    """A value as an argument has it."""
+    if change in CHANGES:
+        return CHANGES[change](value)
+    form, _, year = change.partition(":")
+    return write_date(str(value), form, year or moment.year)
+
+
+def is_own(source: str) -> bool:
+    """Whether nobody else can plant a source's values: they are the model's own."""
+    return source[0] == "=" or bool(_OWN.match(_read_source(source)[1]))
 
 
 def _shortlist(segment: Sequence[Item], moment: Moment) -> Sequence[Item]:
@@ -282,6 +375,10 @@ def describe(option: Option, moment: Moment, used: dict[str, int], row: Place) -
             f"o:{_part(known, moment.user_words)}{_part(known, moment.asked_words)}",
             f"os:{_part(known, moment.said_words)}",
         )
+        if item.near and ">" in item.source:
+            # A result may tell in the same sentence what the user asked about.
+            asked = len((item.near & moment.user_words) - known)
+            features.append(f"y:{min(asked, 3)}")
     if item.token >= 0:
         features += _surroundings(item.left, item.right, item.text)
 
@@ -371,8 +468,8 @@ def join(
         places = {place: places[place] for place in both}
     made: set[str] = set()
     before = list(zip(names, [option.value for option in chosen], strict=True))
-    for call in moment.calls:
-        if call.tool == tool and name in call.arguments:
+    for call in moment.calls_of(tool):
+        if name in call.arguments:
             arguments = call.arguments
             if all(arguments.get(each) == value for each, value in before):
                 made.add(str(arguments[name]))
@@ -381,10 +478,12 @@ def join(
 
 def relate(option: Option, together: Together) -> tuple[str, ...]:
     """How a value stands to those of the arguments before it."""
+    here, there = option.places, together.places
+    if here.keys().isdisjoint(there):  # most do
+        return _APART[option.text in together.texts, option.text in together.made]
     features: list[str] = []
     if option.text in together.texts:
         features.append("x:same")
-    here, there = option.places, together.places
     both = here.keys() & there.keys()
     near, row = 99, None
     for place in both:
@@ -398,8 +497,16 @@ def relate(option: Option, together: Together) -> tuple[str, ...]:
         features.append(f"s&{there[row].source}&{here[row].source}")
     if near != 99:
         features.append(f"x:{max(-4, min(8, near))}")
-    if not both:
-        features.append("x:apart")
     if option.text in together.made:
         features.append("x:made")
     return tuple(features)
+
+
+_APART: dict[tuple[bool, bool], tuple[str, ...]] = {
+    (False, False): ("x:apart",),
+    (False, True): ("x:apart", "x:made"),
+    (True, False): ("x:same", "x:apart"),
+    (True, True): ("x:same", "x:apart", "x:made"),
+}
+"""The features of a value that stands nowhere with those before it: whether it is the
+same as one of them, and whether an earlier call had it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from ._file import (
 )
 from ._history import Histories, History, call_key, read_arguments
 from ._moment import Moment
+from ._options import is_own
 from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
 from ._weights import logit
 from ._writing import Writing
@@ -53,8 +55,9 @@ MAX_WRITES = 1
 LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
-"""After so many answers, candidates are weighed for one answer in so many: that is the
-greater part of the work, and little is left to learn from it."""
+"""After so many answers, candidates are weighed for one answer in so many, beside the
+moments that calls were predicted for: that is the greater part of the work, and little is
+left to learn from it."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -159,40 +162,39 @@ class PatternPredictor:
             self._end(each)
         if history not in self._waiting:
             self.runs += 1
-        run = history.topic
+            self._waiting[history] = []
         moment = self._moment_of(history, len(messages), tools)
         self._newest = None  # what it found out is to be learned from, once
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
-        if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
-            moments.append(moment.while_writing(response.text))
-        self._weigh_anew(history, moments, calls)
+        if self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0:
+            if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
+                moments.append(moment.while_writing(response.text))
+            earlier = moment.asked_now and moment.length > 1
+            self._weigh_anew([*moments, moment.before()] if earlier else moments, calls)
+        elif moment.candidates is not None:
+            self._weigh_anew(moments, calls)
         self._settle(history, moment, calls)
+        tools_asked = [call.name for call in calls]
         for each in moments:
-            self._choices.learn(each, (call.name for call in calls), run)
+            self._choices.learn(each, tools_asked, history.topic)
             for call in calls:
-                self._arguments.learn(call.name, read_arguments(call), each, run)
+                arguments = read_arguments(call)
+                self._arguments.learn(call.name, arguments, each, history.topic)
         self._writing.learn(calls)
         history.learned = len(messages)
         if self.results is not None:
             self.results.learn(conversation, response)
 
-    def _weigh_anew(
-        self, history: History, moments: list[Moment], calls: Sequence[ToolCall]
-    ) -> None:
-        """Learn how probable what would have been proposed is."""
-        waiting = self._waiting.setdefault(history, [])
-        if self.answers > FIRST_ANSWERS and self.answers % ONE_IN:
-            return
-        moment = moments[0]
-        if moment.asked_now and moment.length > 1:
-            moments = [*moments, moment.before()]
+    def _weigh_anew(self, moments: Iterable[Moment], calls: Sequence[ToolCall]) -> None:
+        """Learn how probable what was, or would have been, proposed is."""
         asked = {call_key(call) for call in calls}
         for each in moments:
+            waiting = self._waiting[each.history]
             for candidate in self._candidates(each):
                 self._ranking.learn_next(candidate, came_true=candidate.key in asked)
-                if moment.is_read(candidate.tool):
+                if candidate.is_read:
                     waiting.append(candidate)
 
     def _settle(
@@ -308,11 +310,21 @@ class PatternPredictor:
 
     def _candidates(self, moment: Moment) -> list[Candidate]:
         """What may be asked for, weighed, the best by tool and arguments alone."""
+        if moment.candidates is None:
+            moment.candidates = self._find_candidates(moment)
+        return moment.candidates
+
+    def _find_candidates(self, moment: Moment) -> list[Candidate]:
         found: list[tuple[float, float, str, float, Chosen, list[str]]] = []
         fresh: dict[str, int] = {}
         writes = 0
         probable = self._choices.probabilities(moment).items()
         for tool, tool_p in sorted(probable, key=lambda pair: -pair[1]):
+            base = logit(tool_p)
+            if len(found) >= MAX_CANDIDATES:
+                best = heapq.nlargest(MAX_CANDIDATES, [each[0] for each in found])
+                if best[-1] >= base:
+                    break  # what is less probable comes in no case among the best
             floor = LEAST_READ if moment.is_read(tool) else LEAST_OTHER
             if tool == NO_CALL or tool_p < floor:
                 continue
@@ -322,11 +334,10 @@ class PatternPredictor:
                     continue
             known = moment.tools.get(tool)
             guarded = known is not None and known.egress
-            base = logit(tool_p)
             for chosen, names, log_p in self._arguments.assignments(
                 tool, moment, math.log(LEAST / tool_p)
             ):
-                if guarded and any(not _is_own(o.sources[0]) for o in chosen):
+                if guarded and any(not is_own(o.sources[0]) for o in chosen):
                     continue
                 found.append((base + log_p, tool_p, tool, log_p, chosen, names))
                 fresh[tool] = fresh.get(tool, 0) + any(o.fresh for o in chosen)
@@ -353,8 +364,3 @@ class PatternPredictor:
             candidates.append(candidate)
         self._ranking.weigh(candidates)
         return candidates
-
-
-def _is_own(source: str) -> bool:
-    """Whether nobody else can plant the values of a source: the model's own arguments."""
-    return source[0] == "=" or ("<" in source and ">" not in source)

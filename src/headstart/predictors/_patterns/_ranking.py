@@ -33,6 +33,7 @@ class Candidate:
         own: Where the weights of its tool are.
         shared: Where those of all tools are.
         arguments: The arguments.
+        is_read: Whether the tool is known to change nothing.
         key: What equal calls have in common.
         features: What is known about it.
         base: Its log-odds by the choice of the tool and of the arguments alone.
@@ -46,6 +47,7 @@ class Candidate:
         "arguments",
         "base",
         "features",
+        "is_read",
         "key",
         "later",
         "later_base",
@@ -70,6 +72,7 @@ class Candidate:
         )
         members = [f"{_write_text(name)}:{value}" for name, value in written]
         self.key: CallKey = (tool, f"{{{','.join(members)}}}")
+        self.is_read = False
         self.features: list[str] = []
         self.base = 0.0
         self.later_base = 0.0
@@ -98,7 +101,8 @@ class Ranking:
         for each in candidates:
             z = each.base + self.next.scope(each.own).total(each.features)
             each.next = logistic(z + self.next.scope(each.shared).total(each.features))
-            each.later = self._later(each)
+            if each.is_read:  # what may change something is never launched early
+                each.later = self._later(each)
 
     def _later(self, candidate: Candidate) -> float:
         features = candidate.features
@@ -175,6 +179,7 @@ def describe(
     mention = "".join(option.mention for option in chosen)
     last = moment.symbols[-1] if moment.symbols else ""
     source = candidate.origin
+    candidate.is_read = moment.is_read(candidate.tool)
     candidate.base = logit(tool_p) + arguments_log_p
     candidate.later_base = logit(tool_p) + _COMPETING * arguments_log_p
     candidate.features = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ._weights import logistic, logit
 
 BINS = 12
@@ -10,6 +12,11 @@ MAX_SEEN = 400.0
 _PRIOR = 12.0
 """How many outcomes that are as stated each bin begins with."""
 _SURE = 0.985
+_CAUTION = 1.0
+"""How many standard errors are taken off the log-odds: what is stated should hold, and
+not only on average."""
+_KNOWN = 4.0
+"""What is known of log-odds before anything was seen, as the inverse of a variance."""
 
 Bins = list[list[float]]
 """By stated probability: how often, the sum of what was stated, how often it came true."""
@@ -24,8 +31,9 @@ class Reliability:
     def correct(self, tool: str, stated: float) -> float:
         """The probability to state, which keeps the order of what is stated nearly.
 
-        It is never above what was seen to hold: without any outcome it is at most one
-        half, and never much above the share of such outcomes that came true.
+        It is stated with caution, a standard error below what was seen, and never above
+        what was seen to hold: without any outcome it is at most one half, and never much
+        above the share of such outcomes that came true.
         """
         bins = self.bins.get(tool)
         if bins is None:
@@ -35,12 +43,16 @@ class Reliability:
         upper = min(lower + 1, BINS - 1)
         share = place - lower
         shift = _shift(bins[lower]) * (1 - share) + _shift(bins[upper]) * share
+        odds = logit(stated) + shift
+        held = logistic(odds)
+        near = bins[lower][0] * (1 - share) + bins[upper][0] * share
+        doubt = 1 / math.sqrt(near * held * (1 - held) + _KNOWN)
         seen = sum([entry[0] for entry in bins[lower:]])
         true = sum([entry[2] for entry in bins[lower:]])
-        held = (true + 1) / (seen + 2)
+        most = (true + 1) / (seen + 2)
         return min(
-            logistic(logit(stated) + shift),
-            held if lower == BINS - 1 else max(held, (lower + 1.5) / BINS),
+            logistic(odds - _CAUTION * doubt),
+            most if lower == BINS - 1 else max(most, (lower + 1.5) / BINS),
             (seen + 1) / (seen + 2),
             _SURE,
         )

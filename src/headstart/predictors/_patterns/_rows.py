@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """A message, and an object in it."""
 _MAX_ROWS = 128
-_MAX_PLACES = 16
+_MAX_PLACES = 64
+"""Places of one value that are looked at: in a loop, some stand in most of the objects."""
 NO_ROW: Place = (-1, -1)
 
 
 def next_row(tool: str, moment: Moment) -> Place:
     """The object that a loop over objects comes to next; `NO_ROW` if there is none."""
-    calls = [call for call in moment.calls if call.tool == tool]
+    calls = moment.calls_of(tool)
     if not calls or len(calls[-1].arguments) < 2:
         return NO_ROW
     row, fields = _find_row(calls[-1], moment)

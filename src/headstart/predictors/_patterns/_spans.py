@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from ._dates import find_dates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_CHARACTERS = 6_000
 """Of a longer text the first two thirds of this and the last third are read."""
@@ -12,18 +18,24 @@ MAX_TOKENS = 700
 MAX_VALUE_CHARACTERS = 200
 _MAX_KEPT = 40
 """Longer tokens are read each time."""
+_READ_TWICE = frozenset(("A", "email", "url"))
+_LEAST_CODE = 5
+"""Shorter words of capitals are no codes: they are abbreviations."""
+_MAX_TOKENS_KEPT = 16_384
 _STEM = 5
 """Words are compared by so many first letters, which makes most inflections equal."""
 
 # Chinese, Japanese and Korean text has no spaces, and borders on numbers and names.
+NO_WORDS: frozenset[str] = frozenset()
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f"
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _GLUED = re.compile(r"[?!](?=[^\W\d_a-z][a-z])")
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_STEMS = re.compile(rf"([^\W\d_]{{3,{_STEM}}})[^\W\d_]*")
 _QUOTED = re.compile(
     r"\"([^\"\n]{2,80})\"|(?<!\w)'([^'\n]{2,80})'(?!\w)"
     r"|\u201c([^\u201d\n]{2,80})\u201d|`([^`\n]{2,80})`"
 )
+_QUOTE = re.compile("[\"'\u201c`]")
 _SENTENCE_END = frozenset(".!?:\u2026\u3002\uff01\uff1f\n")
 _ENDING = _SENTENCE_END | frozenset(",;)]}\uff0c\u3001")
 # Quotation marks, brackets, and what ends sentences and their parts in any script.
@@ -34,6 +46,7 @@ _AROUND = (
 _CONNECTING = frozenset(("of", "the", "and", "de", "du", "la", "in", "for", "&", "von"))
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.\w+$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
+_TOKEN = re.compile(r"\S+")
 _PART = re.compile(r"[^\W_]+|[\W_]+")
 
 
@@ -42,10 +55,13 @@ class Span(NamedTuple):
 
     Attributes:
         text: The piece.
-        kind: Its shape, `quoted`, `phrase` or `place`; what spans are looked up by.
+        kind: Its shape, `quoted`, `place`, `date`, `day` for a date without its year,
+            `phrase`, or `opening` and `part` for a phrase that begins a sentence, and one
+            between two connecting words; what spans are looked up by.
         token: The number of its first token; -1 where it has none.
         left: The word before it in lower case, or the shape of what is no word.
         right: The word behind it.
+        near: The words of its sentence, cut to their first letters.
     """
 
     text: str
@@ -53,6 +69,7 @@ class Span(NamedTuple):
     token: int
     left: str
     right: str
+    near: frozenset[str] = NO_WORDS
 
 
 def shorten(text: str) -> str:
@@ -65,7 +82,7 @@ def shorten(text: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """The words of a text, cut to their first letters."""
-    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
+    return frozenset(_STEMS.findall(text.casefold()))
 
 
 @functools.lru_cache(maxsize=8_192)
@@ -129,12 +146,15 @@ def spans(text: str) -> list[Span]:
 
     Plain lower-case words do not: a text has too many of them.
     """
-    text = shorten(text)
+    return _read_spans(shorten(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_spans(text: str) -> list[Span]:
     found: list[Span] = []
     tokens = _tokens(text)
     run: list[int] = []
-    for i, raw in enumerate(tokens):
-        token, kind, _ = _read_token(raw)
+    for i, (token, kind, _) in enumerate(map(_read_token, tokens)):
         if not kind:
             if run and token not in _CONNECTING:
                 _end_phrase(run, tokens, found)
@@ -145,8 +165,11 @@ def spans(text: str) -> list[Span]:
             continue
         left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
         found.append(Span(token, kind, i, left, right))
+        if kind in _READ_TWICE:
+            found += [Span(*each, i, left, right) for each in _read_again(token, kind)]
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
+            raw = tokens[i]
             if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
                 _note_place(run, tokens, found)
                 _end_phrase(run, tokens, found)
@@ -154,12 +177,54 @@ def spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
-    if any(quote in text for quote in "\"'\u201c`"):
+    found += _dated(text, tokens)
+    if _QUOTE.search(text):
         found.extend(
             Span(next(filter(None, match.groups())), "quoted", -1, "", "")
             for match in _QUOTED.finditer(text)
         )
-    return found
+    return _with_sentences(found, tokens)
+
+
+def _with_sentences(found: list[Span], tokens: list[str]) -> list[Span]:
+    """The same pieces, each with the words of its sentence."""
+    near: list[frozenset[str]] = []
+    begin = 0
+    for i, raw in enumerate(tokens):
+        if i + 1 == len(tokens) or (raw[-1] in _SENTENCE_END and len(raw) > 2):
+            words = _long_stems(" ".join(tokens[begin : i + 1]))
+            near += [words] * (i + 1 - begin)
+            begin = i + 1
+    return [
+        span if span.token < 0 else span._replace(near=near[span.token])
+        for span in found
+    ]
+
+
+def _long_stems(text: str) -> frozenset[str]:
+    return frozenset(word for word in stems(text) if len(word) > 3)
+
+
+def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
+    starts: list[int] = []
+    for start, end, date in find_dates(text):
+        starts = starts or [match.start() for match in _TOKEN.finditer(text)]
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
+        left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
+        kind = "day" if date[0] == "-" else "date"
+        yield Span(date, kind, first, left, right)
+
+
+def _read_again(token: str, kind: str) -> list[tuple[str, str]]:
+    """What else a token may be or hold, and its shape.
+
+    The name in an e-mail address is often an id, and so is what a web address ends
+    with. Codes of capitals and digits may have no digit by chance.
+    """
+    if kind == "A":
+        return [(token, "A9")] if len(token) >= _LEAST_CODE else []
+    part = token.partition("@")[0] if kind == "email" else token.rpartition("/")[2]
+    return [(part, shape(part))] if part else []
 
 
 def _tokens(text: str) -> list[str]:
@@ -170,15 +235,23 @@ def _tokens(text: str) -> list[str]:
     return text.split()[:MAX_TOKENS]
 
 
-def _read_token(raw: str) -> tuple[str, str, str]:
+class _Tokens(dict[str, "tuple[str, str, str]"]):
+    """Tokens that were read before, which most are: looked up without a call."""
+
+    def __missing__(self, raw: str) -> tuple[str, str, str]:
+        read = _read_new_token(raw)
+        if len(raw) <= _MAX_KEPT:
+            if len(self) >= _MAX_TOKENS_KEPT:
+                self.clear()
+            self[raw] = read
+        return read
+
+
+def _read_new_token(raw: str) -> tuple[str, str, str]:
     """A token without what surrounds it, its shape, and what its neighbours see.
 
     Plain words have no shape.
     """
-    return _read_new_token(raw) if len(raw) > _MAX_KEPT else _read_known_token(raw)
-
-
-def _read_new_token(raw: str) -> tuple[str, str, str]:
     token = raw.strip(_AROUND)
     if raw[-1] in _SENTENCE_END:
         seen = "^"
@@ -191,7 +264,7 @@ def _read_new_token(raw: str) -> tuple[str, str, str]:
     return token, shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x", seen
 
 
-_read_known_token = functools.lru_cache(maxsize=16_384)(_read_new_token)
+_read_token = _Tokens().__getitem__
 
 
 def _without_possessive(token: str) -> str:
@@ -208,23 +281,24 @@ def _neighbour(tokens: list[str], i: int) -> str:
 
 
 def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:
-    """Note a run of capitalised words as a phrase, and begin anew."""
+    """Note a run of capitalised words as a phrase, with its parts, and begin anew."""
     while run and tokens[run[-1]] in _CONNECTING:
         run.pop()
     if len(run) > 1:
-        parts = [run[:]]
+        parts = [("phrase", run[:])]
         if run[0] == 0 or tokens[run[0] - 1][-1] in _SENTENCE_END:
-            parts.append(run[1:])  # a sentence's first word is capitalised anyway
+            # A sentence's first word is capitalised anyway: it may be no part of it.
+            parts = [("opening", run[:]), ("phrase", run[1:])]
         pieces = _without_connecting(run, tokens)
         if len(pieces) > 1:
-            parts += pieces
-        for part in parts:
+            parts += [("part", piece) for piece in pieces]
+        for kind, part in parts:
             if len(part) > 1 and tokens[part[0]] not in _CONNECTING:
                 text = " ".join([tokens[i] for i in part]).strip(_AROUND)
                 left = _neighbour(tokens, part[0] - 1)
                 right = _neighbour(tokens, part[-1] + 1)
                 text = _without_possessive(text[:MAX_VALUE_CHARACTERS])
-                found.append(Span(text, "phrase", part[0], left, right))
+                found.append(Span(text, kind, part[0], left, right))
     run.clear()
 
 

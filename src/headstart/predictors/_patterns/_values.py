@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ._spans import MAX_VALUE_CHARACTERS, Span, spans, stems
+from ._spans import MAX_VALUE_CHARACTERS, NO_WORDS, Span, spans, stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ _TEXT_CHARACTERS = 40
 """A longer string that has spaces is a text as well as a value."""
 _DIGIT_GROUP = re.compile(r"(?:.*\d){3}")
 _NAME = re.compile(r"[A-Za-z_][\w-]{0,40}$")
+_MAX_NAME = 41
 _FAILURE = re.compile(
     r"\W*(?:\w+ ){0,2}(?:\w*error|\w*exception|traceback|failed|failure|invalid|"
     r"could not|unable|not found|no such)\b",
@@ -50,6 +51,7 @@ class Item(NamedTuple):
         left: The word before it, in a text.
         right: The word behind it.
         kin: What stands beside it in its object.
+        near: The words of its sentence, in a text.
     """
 
     text: str
@@ -62,6 +64,7 @@ class Item(NamedTuple):
     left: str
     right: str
     kin: Kin
+    near: frozenset[str] = NO_WORDS
 
 
 class Reading:
@@ -93,6 +96,7 @@ class Reading:
                     span.left,
                     span.right,
                     NO_KIN,
+                    span.near,
                 )
             )
 
@@ -195,8 +199,14 @@ def is_mapping(fields: dict[str, Any]) -> bool:
     """Whether an object's keys are values rather than names of fields."""
     if len(fields) > _MAX_KEYS:
         return True
-    odd = sum(1 for key in fields if not _NAME.match(key) or _DIGIT_GROUP.match(key))
+    odd = sum([len(key) > _MAX_NAME or _is_odd(key) for key in fields])
     return 2 * odd > len(fields)
+
+
+@functools.lru_cache(maxsize=8_192)
+def _is_odd(key: str) -> bool:
+    """Whether a key looks like a value."""
+    return not _NAME.match(key) or bool(_DIGIT_GROUP.match(key))
 
 
 def _kin(fields: dict[str, Any]) -> Iterator[frozenset[str]]:

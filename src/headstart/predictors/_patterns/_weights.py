@@ -37,7 +37,8 @@ class Scope:
 
     def total(self, features: Iterable[str]) -> float:
         """The sum of the weights of features that are there."""
-        return sum(map(self.weights.get, features, _ZEROS))
+        weights = self.weights
+        return sum(map(weights.get, features, _ZEROS)) if weights else 0.0
 
     def step(self, features: Iterable[str], gradient: float, rate: float) -> None:
         """Move the weights of features that are there against a gradient."""

@@ -124,7 +124,7 @@ class Writing:
 
 
 @functools.lru_cache(maxsize=1_024)
-def styles_of(text: str) -> frozenset[str]:
+def styles_of(text: str) -> tuple[str, ...]:
     """The styles in which an argument text may have been written; all, if it is none."""
     decoded = decode_arguments(text) if len(text) <= _MAX_CHARACTERS else None
     if decoded:
@@ -132,8 +132,8 @@ def styles_of(text: str) -> frozenset[str]:
             name for name, each in STYLES.items() if each.encode(decoded) == text
         ]
         if fitting:
-            return frozenset(fitting)
-    return frozenset(STYLES)
+            return tuple(fitting)
+    return tuple(STYLES)
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -1,0 +1,1 @@
+"""What the adapter for pydantic-ai is made of; it stands in `headstart.adapters`."""

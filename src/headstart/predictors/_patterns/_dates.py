@@ -1,0 +1,109 @@
+"""Dates as people say them, and as arguments have them.
+
+A date that was said without its year is `--05-20`, as in ISO 8601.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMS = {
+    "iso": "%Y-%m-%d",
+    "month": "%m/%d/%Y",
+    "day": "%d/%m/%Y",
+    "dots": "%d.%m.%Y",
+    "plain": "%Y%m%d",
+}
+"""How arguments may have dates, by the names that sources have for them."""
+_MONTHS = [
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+]
+_MONTH = (
+    r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(?:,? +(\d{4}))?(?!\w)"
+_MONTH_FIRST = re.compile(rf"\b{_MONTH}\.? +(?:the )?{_DAY}{_YEAR}", re.IGNORECASE)
+_DAY_FIRST = re.compile(rf"\b{_DAY} +(?:of )?{_MONTH}\b\.?{_YEAR}", re.IGNORECASE)
+_SLASHED = re.compile(r"(?<![\w/])(\d{1,2})/(\d{1,2})/(\d{4})(?![\w/])")
+_CHARACTERS = re.compile(
+    r"(?:(\d{4})\s*[年년]\s*)?(\d{1,2})\s*[月월]\s*(\d{1,2})\s*[日일号號]"
+)
+_ISO = re.compile(r"(?:\d{4}-|--)\d\d-\d\d")
+
+
+def find_dates(text: str) -> Iterator[tuple[int, int, str]]:
+    """The dates of a text that are not in ISO form: begin, end, and the date.
+
+    A date with slashes that could be read in two ways begins with the month.
+    """
+    for match in _MONTH_FIRST.finditer(text):
+        yield from _date(match, match[3], _number_of(match[1]), match[2])
+    for match in _DAY_FIRST.finditer(text):
+        yield from _date(match, match[3], _number_of(match[2]), match[1])
+    for match in _SLASHED.finditer(text):
+        first, second = match[1], match[2]
+        month, day = (second, first) if int(first) > 12 else (first, second)
+        yield from _date(match, match[3], month, day)
+    if not text.isascii():
+        for match in _CHARACTERS.finditer(text):
+            yield from _date(match, match[1], match[2], match[3])
+
+
+def _number_of(month: str) -> int:
+    return _MONTHS.index(month[:3].casefold()) + 1
+
+
+def _date(
+    match: re.Match[str], year: str | None, month: str | int, day: str
+) -> Iterator[tuple[int, int, str]]:
+    try:  # a leap year has every day
+        found = datetime.date(int(year or 2000), int(month), int(day)).isoformat()
+    except ValueError:
+        return
+    yield match.start(), match.end(), found if year else f"-{found[4:]}"
+
+
+@functools.lru_cache(maxsize=2_048)
+def read_date(text: str) -> tuple[str, str] | None:
+    """A date in one of the forms: in ISO form, and the form's name."""
+    if not 8 <= len(text) <= 10 or not text[0].isdecimal():
+        return None
+    for form, pattern in FORMS.items():
+        try:
+            found = datetime.datetime.strptime(text, pattern)  # noqa: DTZ007
+        except ValueError:
+            continue
+        if found.strftime(pattern) == text and 1900 <= found.year < 2200:
+            return found.date().isoformat(), form
+    return None
+
+
+def write_date(text: str, form: str, year: str) -> str:
+    """A date in a form, with this year if it has none.
+
+    Raises:
+        ValueError: It is no date.
+    """
+    if not _ISO.fullmatch(text):
+        raise ValueError(text)
+    found = datetime.date.fromisoformat(f"{year}{text[1:]}" if text[0] == "-" else text)
+    return found.strftime(FORMS[form])

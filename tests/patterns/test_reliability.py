@@ -1,0 +1,33 @@
+"""What is stated of a prediction, after what came of others."""
+
+import pytest
+
+from headstart.predictors._patterns._reliability import Reliability
+
+
+def scored(outcomes: int, *, share: float, stated: float = 0.5) -> Reliability:
+    reliability = Reliability()
+    for number in range(outcomes):
+        true = int((number + 1) * share) > int(number * share)
+        reliability.learn("look", stated, came_true=true)
+    return reliability
+
+
+def test_what_is_stated_stays_below_what_held_the_more_the_less_was_seen():
+    few, many = (scored(count, share=0.5).correct("look", 0.5) for count in (20, 350))
+    assert few == pytest.approx(0.40, abs=0.01)
+    assert many == pytest.approx(0.46, abs=0.01)
+
+
+def test_what_never_held_is_hardly_stated():
+    assert scored(100, share=0.0).correct("look", 0.5) < 0.2
+
+
+def test_nothing_seen_means_one_half_at_most():
+    assert Reliability().correct("look", 0.97) == 0.5
+
+
+def test_a_surer_statement_stays_the_surer_one():
+    reliability = scored(40, share=0.5)
+    stated = [reliability.correct("look", place / 50) for place in range(1, 30)]
+    assert stated == sorted(stated)
