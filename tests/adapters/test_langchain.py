@@ -27,7 +27,7 @@ from langchain.agents.middleware import (
 from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import InjectedState, ToolRuntime
 from langchain_core.callbacks import AsyncCallbackHandler, get_usage_metadata_callback
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -742,19 +742,29 @@ async def test_what_a_tool_returns_is_shown_and_kept_as_the_framework_does():
 @pytest.mark.real_time
 async def test_sync_tools_run_in_threads_and_their_effects_are_held():
     steps = []
+    prepared = threading.Event()
 
     @tool
     def change(row: int) -> str:
         """Change a row."""
         context = current_context()
         steps.append(("prepared", context.speculative))
+        prepared.set()
         context.barrier.wait_blocking()
         steps.append(("changed", context.speculative))
         return "changed"
 
+    class Waits(ScriptedModel):
+        async def respond(self, request, on_delta):
+            await asyncio.to_thread(prepared.wait, 5)
+            return await super().respond(request, on_delta)
+
     rig = Rig([[CHANGE], "Done."], [change], effects=effects_of, expects=[CHANGE])
-    rig.model._delay = 0.3
-    rig.model._pace = 0.0
+    rig.agent = create_agent(
+        Scripted(script=Waits([[CHANGE], "Done."])),
+        [change],
+        middleware=[rig.speculation.middleware()],
+    )
     assert await rig.run() == ["Go on.", "", "changed", "Done."]
     assert steps == [("prepared", True), ("changed", False)]
     assert rig.adopted == ["speculation_adopted"]
@@ -763,12 +773,13 @@ async def test_sync_tools_run_in_threads_and_their_effects_are_held():
 @pytest.mark.real_time
 async def test_a_run_that_is_cancelled_lets_go_of_a_thread_that_is_held():
     steps = []
-    ended = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     @tool
     def change(row: int) -> str:
         """Change a row."""
         try:
+            began.set()
             current_context().barrier.wait_blocking()
             steps.append("changed")
         finally:
@@ -778,8 +789,7 @@ async def test_a_run_that_is_cancelled_lets_go_of_a_thread_that_is_held():
     rig = Rig([[CHANGE], "Done."], [change], effects=effects_of, expects=[CHANGE])
     rig.model._delay = 10.0
     task = asyncio.create_task(rig.run())
-    await asyncio.sleep(0.3)
-    assert rig.launches == 1
+    assert await asyncio.to_thread(began.wait, 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -927,11 +937,12 @@ async def test_an_agent_inside_a_tool_is_not_part_of_the_run():
 
 @asyncio_only
 async def test_an_agent_inside_a_launched_tool_is_seen_by_nobody():
-    inner = Rig(["Inner done."], Rows().tools).agent
+    inner = Rig(["Inner done."], Rows().tools, delay=0.25).agent
 
     @tool
     async def ask_clerk(what: str) -> str:
         """Ask the clerk."""
+        await anyio.sleep(1.5)  # until the agent's own request is answered
         state = await inner.ainvoke({"messages": [HumanMessage(what)]})
         return state["messages"][-1].text
 
@@ -941,14 +952,15 @@ async def test_an_agent_inside_a_launched_tool_is_seen_by_nobody():
         rig = Rig(
             [[LOOK], "Done."],
             [ask_clerk, *Rows().tools],
-            effects={"ask_clerk": "READ"},
+            effects={"ask_clerk": "READ", "look": "READ"},
             expects=[("ask_clerk", {"what": "Anything."})],
         )
         with get_usage_metadata_callback() as used:
             await rig.run(config={"callbacks": [heard]}, early=early)
         seen.append((heard.heard, used.usage_metadata))
     assert rig.launches == 1
-    assert len(rig.happened("model_answered")) == 2
+    ends = [event.reason for event in rig.log.events if hasattr(event, "reason")]
+    assert ends == ["the session ended"]
     assert seen[0] == seen[1]
 
 
@@ -962,6 +974,7 @@ async def test_two_agents_at_once_in_one_run_do_not_mix():
     async with rigs[0].speculation.run():
         states = await asyncio.gather(*(rig.agent.ainvoke(given) for rig in rigs))
     assert [state["messages"][-1].text for state in states] == ["Done 0.", "Done 1."]
+    assert len(rigs[0].happened("model_answered")) == 2
 
 
 @asyncio_only
@@ -1303,6 +1316,12 @@ async def test_two_messages_of_a_user_are_one_run():
     texts = [message.text for message in state["messages"]]
     assert texts == ["first", "", "row 7", "First.", "second", "", "row 7", "Second."]
     assert rig.adopted == ["speculation_adopted"] * 2
+
+
+def test_a_copy_of_a_model_keeps_no_state_of_its_own():
+    model = FakeMessagesListChatModel(responses=[AIMessage("One."), AIMessage("Two.")])
+    assert Speculation().model(model).invoke("Go on.").text == "One."
+    assert model.invoke("Go on.").text == "Two."
 
 
 def test_a_missing_framework_is_named_with_its_extra():

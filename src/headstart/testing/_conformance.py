@@ -51,7 +51,8 @@ class Scene:
         read: After how many pieces of it the user leaves; `None` reads all.
         cancel_after: After how many virtual seconds the run is cancelled, if it is.
         approve: What the user says of calls that need an approval.
-        delay: Seconds before each answer begins.
+        delay: Seconds before each answer begins: such that nothing ends at the moment at
+            which something else does, as hosts differ in what comes first then.
         pace: Seconds from one piece of an answer to the next.
     """
 
