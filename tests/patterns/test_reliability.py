@@ -6,7 +6,7 @@ from headstart.predictors._patterns._reliability import Reliability
 
 
 def scored(outcomes: int, *, share: float, stated: float = 0.5) -> Reliability:
-    reliability = Reliability()
+    reliability = Reliability(caution=1.0)
     for number in range(outcomes):
         true = int((number + 1) * share) > int(number * share)
         reliability.learn("look", stated, came_true=true)
@@ -17,6 +17,13 @@ def test_what_is_stated_stays_below_what_held_the_more_the_less_was_seen():
     few, many = (scored(count, share=0.5).correct("look", 0.5) for count in (20, 350))
     assert few == pytest.approx(0.40, abs=0.01)
     assert many == pytest.approx(0.46, abs=0.01)
+
+
+def test_without_caution_it_is_what_held_on_average():
+    reliability = Reliability()
+    for number in range(20):
+        reliability.learn("look", 0.5, came_true=number % 4 == 0)
+    assert reliability.correct("look", 0.5) == pytest.approx(0.42, abs=0.01)
 
 
 def test_what_never_held_is_hardly_stated():

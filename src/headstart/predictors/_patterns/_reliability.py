@@ -12,9 +12,6 @@ MAX_SEEN = 400.0
 _PRIOR = 12.0
 """How many outcomes that are as stated each bin begins with."""
 _SURE = 0.985
-_CAUTION = 1.0
-"""How many standard errors are taken off the log-odds: what is stated should hold, and
-not only on average."""
 _KNOWN = 4.0
 """What is known of log-odds before anything was seen, as the inverse of a variance."""
 
@@ -23,17 +20,22 @@ Bins = list[list[float]]
 
 
 class Reliability:
-    """Corrects stated probabilities by what came of them, for each tool."""
+    """Corrects stated probabilities by what came of them, for each tool.
 
-    def __init__(self) -> None:
+    Args:
+        caution: How many standard errors are taken off the log-odds, so that what is
+            stated holds, and not only on average.
+    """
+
+    def __init__(self, *, caution: float = 0.0) -> None:
+        self.caution = caution
         self.bins: dict[str, Bins] = {}
 
     def correct(self, tool: str, stated: float) -> float:
         """The probability to state, which keeps the order of what is stated nearly.
 
-        It is stated with caution, a standard error below what was seen, and never above
-        what was seen to hold: without any outcome it is at most one half, and never much
-        above the share of such outcomes that came true.
+        It is never above what was seen to hold: without any outcome it is at most one
+        half, and never much above the share of such outcomes that came true.
         """
         bins = self.bins.get(tool)
         if bins is None:
@@ -51,7 +53,7 @@ class Reliability:
         true = sum([entry[2] for entry in bins[lower:]])
         most = (true + 1) / (seen + 2)
         return min(
-            logistic(odds - _CAUTION * doubt),
+            logistic(odds - self.caution * doubt),
             most if lower == BINS - 1 else max(most, (lower + 1.5) / BINS),
             (seen + 1) / (seen + 2),
             _SURE,
