@@ -13,6 +13,7 @@ from pydantic import BaseModel
 pytest.importorskip("mcp", reason="needs headstart[mcp]")
 
 from mcp import Client
+from mcp.client.subscriptions import ToolsListChanged
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp_types import (
@@ -384,11 +385,12 @@ async def test_the_fingerprint_is_the_same_over_every_transport():
     assert len(found) == 1
 
 
-async def test_news_of_the_tools_suspend_trust_until_they_were_looked_at():
+@pytest.mark.parametrize("news", [ToolListChangedNotification(), ToolsListChanged()])
+async def test_news_of_the_tools_suspend_trust_until_they_were_looked_at(news):
     shop = Shop()
     async with shop.open(trusted=True) as (_, tools):
         log, before = EventLog(), tools.tools
-        await tools.receive(ToolListChangedNotification())
+        await tools.receive(news)
         assert not tools.trusted
         assert set(effects(before).values()) == {"UNSAFE"}
         agent = Agent(script(GET), before, predictors=[Expect(GET)])
@@ -416,6 +418,17 @@ async def test_the_notification_of_a_server_reaches_the_tools():
         await tools.call_tool("grow")
         await anyio.wait_all_tasks_blocked()
         assert not tools.trusted
+
+
+async def test_news_that_come_while_the_tools_are_listed_are_news():
+    shop = Shop()
+    async with shop.open(trusted=True) as (_, tools):
+        async with anyio.create_task_group() as group:
+            group.start_soon(tools.receive, ToolListChangedNotification())
+            await tools.refresh()
+        assert not tools.trusted
+        await tools.refresh()
+        assert tools.trusted
 
 
 async def test_trust_is_suspended_where_the_tools_cannot_be_listed():

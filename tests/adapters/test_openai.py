@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("openai", reason="needs headstart[openai]")
 
+import httpx2
 import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
@@ -332,6 +333,18 @@ ODD_RESPONSES = {
 async def test_a_response_that_is_incomplete_or_nonsense_is_an_error(events):
     with pytest.raises(ModelError):
         await read_response(*events)
+
+
+@pytest.mark.parametrize("status", ["queued", "failed", "cancelled"])
+async def test_a_response_in_one_piece_that_is_none_is_an_error(status):
+    async def answer(request):
+        body = ended([], status="completed")["response"] | {"status": status}
+        return httpx2.Response(200, json={**body, "object": "response"})
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        api = Responses(connect(http), model="m", stream=False)
+        with pytest.raises(ModelError):
+            await api.respond(api.request("Go."), ignore)
 
 
 async def test_an_error_in_the_stream_is_an_error():

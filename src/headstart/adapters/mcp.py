@@ -127,6 +127,7 @@ class MCPTools:
         self._definitions: list[mcp_types.Tool] = []
         self._made: dict[str, tuple[object, Tool]] = {}
         self._changed = False
+        self._news = 0
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self.tools)
@@ -151,15 +152,15 @@ class MCPTools:
         Raises:
             MCPError: The server cannot list its tools; they are as before then.
         """
-        before, self._changed = self.tools, False
+        before, news = self.tools, self._news
+        self._changed = True  # until they were listed, as far as anybody knows
         try:
-            definitions = await self._list()
+            self._definitions = await self._list()
         except BaseException:
-            self._changed = True
             self._make_tools()
             raise
-        self._definitions = definitions
-        self.fingerprint = _fingerprint(definitions)
+        self._changed = self._news != news
+        self.fingerprint = _fingerprint(self._definitions)
         if self._pins_first:
             self._pins_first, self._pinned = False, self.fingerprint
         elif self._pinned not in (None, self.fingerprint):
@@ -168,7 +169,7 @@ class MCPTools:
                 "The tools of an MCP server are not those that were trusted: what it "
                 "says of them is not believed any more. Look at them, and call trust()."
             )
-        known = {definition.name for definition in definitions}
+        known = {definition.name for definition in self._definitions}
         for name in sorted(self._declared.keys() - known):
             logger.warning(
                 "The MCP server has no tool %r, which 'effects' names.", name
@@ -192,6 +193,7 @@ class MCPTools:
         ):
             logger.info("The tools of an MCP server have changed: call refresh().")
             self._changed = True
+            self._news += 1
             self._make_tools()
 
     async def call_tool(

@@ -1,0 +1,1 @@
+"""What stands behind `headstart.adapters.openai`, which loads it."""
