@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableBinding
 from langgraph.config import get_config
 
@@ -30,7 +30,7 @@ from ._run import Run, running, unseen
 from ._tools import as_base_tool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.tools import BaseTool
@@ -171,7 +171,6 @@ class _Question:
                 "model": id(self._inner),
                 "streamed": streamed,
                 "agent": self._agent,
-                "history": _History(messages, run.last),
             },
         )
 
@@ -235,36 +234,6 @@ class _Words:
     def calls(self) -> list[ToolCall]:
         """The calls, as they were written."""
         return [ToolCall(*call) for call in self._calls]
-
-
-class _History:
-    """What messages hold besides what ours say. A longer one equals its beginning.
-
-    A request that is run ahead has the settings of the one before it, so it is the part
-    that both have which is compared here; and the answer between them with what the
-    model gave.
-    """
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, messages: Iterable[BaseMessage], last: AIMessage | None) -> None:
-        kept = list(messages)
-        answers = [each for each in kept if isinstance(each, AIMessage)]
-        self._parts = [_unsaid(message) for message in kept]
-        self._altered = bool(
-            answers and last is not None and _unsaid(answers[-1]) != _unsaid(last)
-        )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _History) or self._altered or other._altered:
-            return False
-        pairs = zip(self._parts, other._parts, strict=False)
-        return all(left == right for left, right in pairs)
-
-
-def _unsaid(message: BaseMessage) -> tuple[Any, ...]:
-    content = None if isinstance(message.content, str) else message.content
-    return message.type, content, message.additional_kwargs, message.name
 
 
 def _agent_name() -> str | None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from headstart._tools import Tool, ToolContext
 
+_PLAIN = ("ai", "human", "system", "AIMessageChunk")
+
 current: ContextVar[Run | None] = ContextVar("headstart_langchain", default=None)
 
 
@@ -84,7 +86,6 @@ class Run:
         open: Whether the run's block has not been left.
         asking: Whether a request of it is on its way: there is one at a time.
         warned: Whether it was said that sync methods start nothing early.
-        last: The last answer, as a message.
     """
 
     def __init__(self, host: HostRun, *, approvals: Collection[str]) -> None:
@@ -92,7 +93,6 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self.open = True
         self.asking = self.warned = False
-        self.last: AIMessage | None = None
         self._approvals = approvals
         self._offered: dict[str, BaseTool] = {}
         self._written: dict[str, ToolCall] = {}  # as the model wrote them
@@ -187,7 +187,11 @@ class Run:
         if isinstance(message, AIMessage):
             calls = tuple(map(self._translate_call, message.tool_calls))
             return Message(
-                role="assistant", content=message.text, tool_calls=calls, native=message
+                role="assistant",
+                content=message.text,
+                tool_calls=calls,
+                rest=_rest_of(message),
+                native=message,
             )
         if isinstance(message, ToolMessage):
             return Message(
@@ -196,10 +200,13 @@ class Run:
                 tool_call_id=message.tool_call_id,
                 name=message.name,
                 is_error=message.status == "error",
+                rest=_rest_of(message),
                 native=message,
             )
         role = "system" if isinstance(message, SystemMessage) else "user"
-        return Message(role=role, content=message.text, native=message)
+        return Message(
+            role=role, content=message.text, rest=_rest_of(message), native=message
+        )
 
     def note_words(self, calls: Iterable[ToolCall]) -> None:
         """Remember calls as the model wrote them; langchain keeps what they mean."""
@@ -219,12 +226,12 @@ class Run:
             text=message.text,
             tool_calls=tuple(map(self._translate_call, message.tool_calls)),
             usage=billed,
+            rest=_rest_of(named),
             native=Answer(result, named),
         )
 
     def confirm(self, response: ModelResponse) -> None:
         """Take the answer of a real request: its calls are those that may be asked for."""
-        self.last = response.native.message
         self._asked = frozenset(call.id for call in response.tool_calls)
 
     def write_messages(self, request: ModelRequest) -> list[BaseMessage]:
@@ -267,3 +274,14 @@ class Run:
             msg = "A command to the graph may change what is asked next."
             raise SpeculationError(msg)
         return written
+
+
+def _rest_of(message: BaseMessage) -> Any:
+    """What the model sees of a message besides what ours say; `None` if that is all."""
+    if isinstance(message, ToolMessage):
+        return message.additional_kwargs or None
+    content = None if isinstance(message.content, str) else copy.copy(message.content)
+    more = {k: v for k, v in message.additional_kwargs.items() if v is not None}
+    kind = message.type if message.type not in _PLAIN else None
+    rest = content, more, message.name, kind
+    return rest if any(rest) else None
