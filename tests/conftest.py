@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 
 import pytest
@@ -49,7 +50,11 @@ def leaves_nothing_behind():
     """Fail a test that leaves a thread running, or drops something unfinished."""
     before = set(threading.enumerate())
     disowned = disowned_threads()
+    level = logging.getLogger().level
     yield
+    changed = logging.getLogger().level != level
+    logging.getLogger().setLevel(level)
+    assert not changed, "the level of the root logger was changed"
     gc.collect(1)  # what was dropped in a cycle warns now, in the test that dropped it
     left = [
         thread

@@ -20,7 +20,7 @@ _write_text = json.JSONEncoder().encode
 MAX_CANDIDATES = 16
 """Candidates of one moment that are weighed."""
 CAUTION = 1.28
-"""What is stated of the next answer should hold with 90 %, in standard errors."""
+"""In standard errors: what is stated should hold with 90 %."""
 
 _COMPETING = 0.4
 """How much the competition of values counts for later answers: if one value is asked for
@@ -95,10 +95,8 @@ class Ranking:
     def __init__(self) -> None:
         self.next = Weights(rate=0.08)
         self.later = Weights(rate=0.12)
-        # What is stated of the next answer decides on requests sent beside, which cost
-        # tokens; of what comes eventually, on reads, whose worth the policy weighs.
         self.next_reliability = Reliability(caution=CAUTION)
-        self.later_reliability = Reliability()
+        self.later_reliability = Reliability(caution=CAUTION)
 
     def weigh(self, candidates: Sequence[Candidate]) -> None:
         """Set the probabilities of candidates."""
