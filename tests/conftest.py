@@ -45,16 +45,21 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
             raise ValueError(other)
 
 
+def _log_settings() -> list[object]:
+    """What decides whether our warnings reach anybody."""
+    root, ours = logging.getLogger(), logging.getLogger("headstart")
+    settings = [(each.level, each.disabled, each.propagate) for each in (root, ours)]
+    return [*settings, root.manager.disable]
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind():
     """Fail a test that leaves a thread running, or drops something unfinished."""
     before = set(threading.enumerate())
     disowned = disowned_threads()
-    level = logging.getLogger().level
+    logs = _log_settings()
     yield
-    changed = logging.getLogger().level != level
-    logging.getLogger().setLevel(level)
-    assert not changed, "the level of the root logger was changed"
+    assert _log_settings() == logs, "the settings of logging were changed"
     gc.collect(1)  # what was dropped in a cycle warns now, in the test that dropped it
     left = [
         thread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from ._errors import HeadstartError
 from .cli_learn import name_skipped
-from .cli_replay import FILE, LatencyType, show_progress
+from .cli_replay import FILE, LatencyType, quiet_logs, show_progress
 from .evaluate import (
     LATENCIES,
     LAUNCHED_FROM,
@@ -127,8 +126,7 @@ def evaluate(
     once, by patterns learned from runs of other groups. The exit status is 1 when no
     line could be used.
     """
-    # What is odd in a recording is counted in the report, and is no news of the engine.
-    logging.getLogger("headstart").setLevel(logging.ERROR)
+    quiet_logs()
     try:
         if pictures is not None:
             prepare_pictures(pictures)

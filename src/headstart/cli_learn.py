@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 from rich.console import Console
 
 from ._errors import HeadstartError
-from .cli_replay import FILE, show_progress
+from .cli_replay import FILE, quiet_logs, show_progress
 from .evaluate import learn_files
 from .predictors import LearnedResults, PatternPredictor
 
@@ -61,8 +60,7 @@ def learn(
     FILES hold one JSON object a line, each with chat "messages". The output is replaced
     when all is learned, and not before. The exit status is 1 when no line could be used.
     """
-    # What is odd in a recording is counted in the report, and is no news of the engine.
-    logging.getLogger("headstart").setLevel(logging.ERROR)
+    quiet_logs()
     if not output.parent.is_dir():
         msg = f"There is no folder {str(output.parent)!r} to write the patterns to."
         raise click.ClickException(msg)

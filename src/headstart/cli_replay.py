@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,7 @@ def replay(
     (by --rules, by --patterns, or by both). The exit status is 1 when no line of FILE
     could be used.
     """
-    # What is odd in a recording is counted in the report, and is no news of the engine.
-    logging.getLogger("headstart").setLevel(logging.ERROR)
+    quiet_logs()
     errors = Console(stderr=True)
     try:
         with show_progress(errors) as progress:
@@ -125,6 +125,16 @@ def replay(
         _print_report(report, Console())
     if not report.runs:
         raise click.ClickException(f"No line of {str(file)!r} holds a recorded run.")
+
+
+def quiet_logs() -> None:
+    """Keep the engine's warnings to itself until the command ends.
+
+    What is odd in a recording is counted in the report, and is no news of the engine.
+    """
+    logger = logging.getLogger("headstart")
+    click.get_current_context().call_on_close(partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.ERROR)
 
 
 def show_progress(console: Console) -> Progress:
