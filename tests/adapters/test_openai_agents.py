@@ -9,13 +9,30 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
+import anyio
 import pytest
+from pydantic import BaseModel
 
 pytest.importorskip("agents", reason="needs headstart[openai-agents]")
 
 import agents
-from agents import Agent, RunConfig, Runner
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    InputGuardrailTripwireTriggered,
+    RunConfig,
+    RunContextWrapper,
+    RunHooks,
+    Runner,
+    SQLiteSession,
+    ToolGuardrailFunctionOutput,
+    function_tool,
+    handoff,
+    input_guardrail,
+    tool_input_guardrail,
+)
 from agents.testing import assistant_message, function_call
+from agents.tool_context import ToolContext
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -26,10 +43,20 @@ from openai.types.responses import (
 )
 from openai.types.responses.response_usage import ResponseUsage
 
-from headstart import CallDelta, ModelRequest, TextDelta, ToolResult, Usage
+from headstart import (
+    CallDelta,
+    EventLog,
+    ModelRequest,
+    TextDelta,
+    ToolResult,
+    Usage,
+    UsageError,
+    current_context,
+)
 from headstart.adapters._openai_agents._items import as_items, read_items
 from headstart.adapters.openai_agents import Speculation
-from headstart.testing import AdapterConformance
+from headstart.predictors import Prediction
+from headstart.testing import AdapterConformance, ScriptedModel
 from headstart.testing._conformance import Outcome
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
@@ -218,3 +245,578 @@ class TestOpenAIAgents(AdapterConformance):
             input_tokens=billed.input_tokens, output_tokens=billed.output_tokens
         )
         return outcome
+
+
+# What users of the framework do with it
+
+
+READS = {"effect": "READ", "reads": ["row:{row}"]}
+GATES = {"effect": "GATED", "writes": ["row:{row}"]}
+DECLARED = {"look": READS, "change": GATES}
+LOOK_7 = ("look", {"row": 7})
+CHANGE_7 = ("change", {"row": 7})
+
+
+class World:
+    """A few tools, what they have done, and an agent that has them."""
+
+    def __init__(self, *, early=True):
+        self.ran = []
+        self.done = []
+        self.contexts = []
+        self.early = early
+
+    async def look(self, ctx: ToolContext[str], row: int, depth: int = 1) -> str:
+        """What a row holds."""
+        self.ran.append(row)
+        self.contexts.append(ctx)
+        await anyio.sleep(1)
+        self.done.append(row)
+        return f"{row} for {ctx.context}"
+
+    async def change(self, row: int) -> str:
+        """Change a row."""
+        self.ran.append(row)
+        await anyio.sleep(0.5)
+        if context := current_context():
+            if self.early:
+                context.early_result("changed")
+            await context.barrier.wait()
+        await anyio.sleep(1)
+        self.done.append(row)
+        return "changed"
+
+    def agent(self, *responses, tools=(), model=None, name="agent", **options):
+        model = model or slow(*responses)
+        return Agent(
+            name=name,
+            model=Scripted(model) if isinstance(model, ScriptedModel) else model,
+            tools=[function_tool(self.look), function_tool(self.change), *tools],
+            **options,
+        )
+
+
+def slow(*responses, **options):
+    return ScriptedModel(responses, delay=1, **options)
+
+
+class Guess:
+    """Expects calls when the user has spoken."""
+
+    def __init__(self, *calls):
+        self.calls = calls
+
+    async def predict(self, conversation):
+        if conversation.messages[-1].role != "user":
+            return []
+        return [
+            Prediction(tool=name, arguments=arguments, probability=0.9)
+            for name, arguments in self.calls
+        ]
+
+
+def speculation(*calls, effects=DECLARED, **options):
+    return Speculation(effects=effects, predictors=[Guess(*calls)], **options)
+
+
+QUIET = RunConfig(tracing_disabled=True)
+
+
+async def play(agent, speculation=None, given="Go.", *, config=QUIET, **options):
+    """One run, with headstart or without."""
+    options.setdefault("context", "Ada")
+    if speculation is None:
+        return await Runner.run(agent, given, run_config=config, **options)
+    async with speculation.run(context=options["context"], run_config=config) as run:
+        return await Runner.run(
+            run.wrap(agent), given, run_config=run.run_config, **options
+        )
+
+
+async def timed(awaitable):
+    began = anyio.current_time()
+    return await awaitable, anyio.current_time() - began
+
+
+def outputs(result):
+    return [
+        item["output"]
+        for item in result.to_input_list()
+        if item.get("type") == "function_call_output"
+    ]
+
+
+def launched(log):
+    return [event for event in log.events if event.event == "call_launched"]
+
+
+@asyncio_only
+async def test_a_tool_that_was_expected_runs_while_the_model_thinks():
+    world = World()
+    agent = world.agent([LOOK_7], "Done.")
+    result, seconds = await timed(play(agent, speculation(LOOK_7)))
+    assert result.final_output == "Done."
+    assert outputs(result) == ["7 for Ada"]
+    assert (seconds, world.ran) == (2, [7])
+
+
+@asyncio_only
+async def test_the_next_turn_is_written_while_the_tool_works():
+    world = World()
+    model = slow([CHANGE_7], "Done.")
+    result, seconds = await timed(play(world.agent(model=model), speculation()))
+    assert result.final_output == "Done."
+    assert (seconds, world.done, len(model.requests)) == (2.5, [7], 2)
+
+
+@asyncio_only
+async def test_hooks_run_once_and_when_the_call_is_asked_for():
+    class Watch(RunHooks):
+        def __init__(self):
+            self.seen = []
+
+        async def on_tool_start(self, context, agent, tool):
+            self.seen.append((anyio.current_time() - began, "start", tool.name))
+
+        async def on_tool_end(self, context, agent, tool, result):
+            self.seen.append((anyio.current_time() - began, "end", result))
+
+        async def on_llm_start(self, context, agent, prompt, items):
+            self.seen.append((anyio.current_time() - began, "ask", len(items)))
+
+    watch, began = Watch(), anyio.current_time()
+    await play(
+        World().agent([LOOK_7], "Done."),
+        speculation(LOOK_7, ("look", {"row": 9})),
+        hooks=watch,
+    )
+    assert watch.seen == [
+        (0, "ask", 1),
+        (1, "start", "look"),
+        (1, "end", "7 for Ada"),
+        (1, "ask", 3),
+    ]
+
+
+@asyncio_only
+async def test_a_call_that_comes_otherwise_runs_for_real():
+    world = World()
+    result = await play(
+        world.agent([LOOK_7], "Done."), speculation(("look", {"row": 8}))
+    )
+    assert outputs(result) == ["7 for Ada"]
+    assert world.ran == [8, 7]
+
+
+@asyncio_only
+async def test_defaults_are_filled_in_by_the_framework_in_a_launch_too():
+    rows = []
+
+    @function_tool
+    async def look(row: int, depth: int = 3) -> str:
+        """What a row holds."""
+        rows.append((row, depth))
+        return "new"
+
+    agent = Agent(name="agent", tools=[look], model=Scripted(slow([LOOK_7], "Done.")))
+    await play(agent, speculation(LOOK_7, effects={"look": "READ"}))
+    assert rows == [(7, 3)]
+
+
+@asyncio_only
+async def test_a_launch_has_a_context_of_its_own_with_the_runs_context():
+    world = World()
+    await play(world.agent([LOOK_7], "Done."), speculation(LOOK_7))
+    (context,) = world.contexts
+    assert (context.context, context.tool_name) == ("Ada", "look")
+    assert context.agent.name == "agent"
+
+
+@asyncio_only
+@pytest.mark.parametrize("told", ["by default", "by the tool"])
+async def test_a_failure_is_told_to_the_model_as_the_tool_says(told):
+    tries, failures = [], []
+
+    def tell(context, error):
+        failures.append(error)
+        return f"Sorry: {error}"
+
+    async def look(row: int) -> str:
+        tries.append(row)
+        raise LookupError("gone")
+
+    tool = function_tool(
+        look, **({"failure_error_function": tell} if told == "by the tool" else {})
+    )
+    results = []
+    for how in (None, speculation(LOOK_7, effects={"look": "READ"})):
+        agent = Agent(
+            name="agent", tools=[tool], model=Scripted(slow([LOOK_7], "Done."))
+        )
+        results.append((await play(agent, how)).to_input_list())
+    assert results[0] == results[1]
+    assert tries == [7, 7, 7]  # the launch failed and was run again for real
+    assert len(failures) == (2 if told == "by the tool" else 0)  # each for a real call
+
+
+@asyncio_only
+async def test_an_exception_that_no_tool_explains_ends_the_run_as_ever():
+    async def look(row: int) -> str:
+        raise LookupError("gone")
+
+    tool = function_tool(look, failure_error_function=None)
+    errors = []
+    for how in (None, speculation(LOOK_7, effects={"look": "READ"})):
+        agent = Agent(
+            name="agent", tools=[tool], model=Scripted(slow([LOOK_7], "Done."))
+        )
+        with pytest.raises(Exception, match="gone") as error:
+            await play(agent, how)
+        errors.append((type(error.value), str(error.value)))
+    assert errors[0] == errors[1]
+
+
+@asyncio_only
+@pytest.mark.parametrize("needs", ["always", "by a function"])
+async def test_a_tool_that_needs_an_approval_is_never_launched(needs):
+    ran, log = [], EventLog()
+
+    async def ask(context, arguments, call_id):
+        return True
+
+    @function_tool(needs_approval=True if needs == "always" else ask)
+    async def look(row: int) -> str:
+        ran.append(row)
+        return "new"
+
+    agent = Agent(name="agent", tools=[look], model=Scripted(slow([LOOK_7], "Done.")))
+    options = speculation(LOOK_7, sink=log)
+    async with options.run(run_config=QUIET) as run:
+        result = await Runner.run(run.wrap(agent), "Go.", run_config=run.run_config)
+        assert (ran, len(result.interruptions)) == ([], 1)
+        state = result.to_state()
+        state.approve(result.interruptions[0])
+        result = await Runner.run(run.wrap(agent), state, run_config=run.run_config)
+    assert (result.final_output, ran, launched(log)) == ("Done.", [7], [])
+
+
+@asyncio_only
+async def test_a_tool_with_a_guardrail_of_its_own_is_never_launched():
+    log = EventLog()
+
+    @tool_input_guardrail
+    def refuse(data):
+        return ToolGuardrailFunctionOutput.reject_content("Not this one.")
+
+    world = World()
+    tool = function_tool(world.look, tool_input_guardrails=[refuse])
+    agent = Agent(name="agent", tools=[tool], model=Scripted(slow([LOOK_7], "Done.")))
+    result = await play(agent, speculation(LOOK_7, sink=log))
+    assert outputs(result) == ["Not this one."]
+    assert (world.ran, launched(log)) == ([], [])
+
+
+@asyncio_only
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_guardrail_that_trips_denies_effects_while_the_model_went_on(streamed):
+    @input_guardrail
+    async def judge(context, agent, given):
+        await anyio.sleep(3)
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    async def go(agent, config):
+        if not streamed:
+            await Runner.run(agent, "Go.", run_config=config)
+            return
+        result = Runner.run_streamed(agent, "Go.", run_config=config)
+        async for _ in result.stream_events():
+            pass
+
+    world = World()
+    agent = world.agent([CHANGE_7], "Done.", input_guardrails=[judge])
+    async with speculation(CHANGE_7).run(context="Ada", run_config=QUIET) as run:
+        with pytest.raises(InputGuardrailTripwireTriggered):
+            await go(run.wrap(agent), run.run_config)
+    await anyio.sleep(10)
+    assert world.ran == [7]
+    assert world.done == []
+
+
+@asyncio_only
+@pytest.mark.parametrize("where", ["agent", "run"])
+async def test_a_guardrail_that_is_content_lets_effects_go_on(where):
+    judged = []
+
+    @input_guardrail
+    async def judge(context, agent, given):
+        await anyio.sleep(2)
+        judged.append(agent.name)
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    world = World()
+    config = QUIET
+    if where == "run":
+        config = RunConfig(tracing_disabled=True, input_guardrails=[judge])
+    agent = world.agent(
+        [CHANGE_7], "Done.", input_guardrails=[judge] if where == "agent" else []
+    )
+    result, seconds = await timed(play(agent, speculation(CHANGE_7), config=config))
+    assert result.final_output == "Done."
+    assert (world.ran, world.done, judged) == ([7], [7], ["agent"])
+    assert seconds == 3
+
+
+@asyncio_only
+async def test_an_agent_that_is_handed_off_to_runs_as_without():
+    world, results = World(), []
+    for how in (None, speculation()):
+        model = slow([("transfer_to_second", {})], [CHANGE_7], "Done.")
+        second = world.agent(model=model, name="second")
+        first = world.agent(model=model, name="first", handoffs=[second])
+        result, seconds = await timed(play(first, how))
+        assert result.last_agent.name == "second"
+        results.append((result.to_input_list(), seconds))
+    assert results[0][0] == results[1][0]
+    assert (results[0][1], results[1][1]) == (4.5, 3.5)
+    assert world.done == [7, 7]
+
+
+@asyncio_only
+async def test_a_handoff_object_and_its_callback_are_used_once():
+    handed = []
+    world = World()
+    model = slow([("transfer_to_second", {})], [CHANGE_7], "Done.")
+    second = world.agent(model=model, name="second")
+    over = handoff(second, on_handoff=handed.append)
+    first = world.agent(model=model, name="first", handoffs=[over])
+    result, seconds = await timed(play(first, speculation()))
+    assert (result.final_output, seconds, len(handed)) == ("Done.", 3.5, 1)
+
+
+@asyncio_only
+async def test_an_agent_that_is_a_tool_is_never_launched_and_works_as_without():
+    log, results = EventLog(), []
+    for how in (None, speculation(("ask", {"input": "7?"}), sink=log)):
+        world = World()
+        inner = world.agent([LOOK_7], "It is new.", name="inner")
+        outer = Agent(
+            name="outer",
+            tools=[inner.as_tool("ask", "Ask it.")],
+            model=Scripted(slow([("ask", {"input": "7?"})], "Done.")),
+        )
+        result = await play(outer, how)
+        billed = result.context_wrapper.usage
+        results.append((outputs(result), billed.requests, billed.total_tokens))
+        assert world.ran == [7]
+    assert results[0] == results[1]
+    assert launched(log) == []
+
+
+@asyncio_only
+async def test_what_is_seen_of_a_stream_is_the_same():
+    seen, results = [], []
+    for how in (None, speculation(LOOK_7)):
+        world = World()
+        agent = world.agent(
+            model=slow([CHANGE_7, LOOK_7], "Done.", seconds_per_delta=1)
+        )
+        events = []
+        async with (how or speculation(speculate=False)).run(
+            context="Ada", run_config=QUIET
+        ) as run:
+            result = Runner.run_streamed(
+                agent if how is None else run.wrap(agent),
+                "Go.",
+                context="Ada",
+                run_config=QUIET if how is None else run.run_config,
+            )
+            async for event in result.stream_events():
+                kind = event.data.type if event.type == "raw_response_event" else ""
+                events.append((event.type, kind, getattr(event, "name", "")))
+        seen.append(events)
+        results.append(result.to_input_list())
+    assert seen[0] == seen[1]
+    assert results[0] == results[1]
+
+
+@asyncio_only
+async def test_a_call_starts_when_its_arguments_are_complete_in_the_stream():
+    world, log = World(), EventLog()
+    model = slow(["I look.", LOOK_7, ("look", {"row": 8})], "D", seconds_per_delta=1)
+    async with speculation(sink=log).run(context="Ada", run_config=QUIET) as run:
+        result = Runner.run_streamed(
+            run.wrap(world.agent(model=model)),
+            "Go.",
+            context="Ada",
+            run_config=run.run_config,
+        )
+        async for _ in result.stream_events():
+            pass
+    assert result.final_output == "D"
+    assert world.ran == [7, 8]
+    assert launched(log)[0].at_s < model.records[0].ended_s
+
+
+@asyncio_only
+async def test_a_session_holds_what_it_would_hold_without():
+    held = []
+    for how in (None, speculation(LOOK_7)):
+        session = SQLiteSession("one")
+        agent = World().agent([LOOK_7], "Done.", "Yes.")
+        await play(agent, how, session=session)
+        result = await play(agent, how, "Really?", session=session)
+        assert result.final_output == "Yes."
+        held.append(await session.get_items())
+        session.close()
+    assert held[0] == held[1]
+    assert len(held[0]) == 6
+
+
+@asyncio_only
+async def test_one_run_serves_a_conversation_of_several_runs_of_the_framework():
+    world = World()
+    agent = world.agent([LOOK_7], "Done.", [CHANGE_7], "Changed.")
+    async with speculation(LOOK_7).run(context="Ada", run_config=QUIET) as run:
+        wrapped = run.wrap(agent)
+        first = await Runner.run(
+            wrapped, "Go.", context="Ada", run_config=run.run_config
+        )
+        again = [*first.to_input_list(), {"role": "user", "content": "Change it."}]
+        second = await Runner.run(
+            run.wrap(first.last_agent), again, context="Ada", run_config=run.run_config
+        )
+        assert run.unwrap(second.last_agent) is agent
+    assert second.final_output == "Changed."
+    assert world.done[0] == 7
+
+
+@asyncio_only
+@pytest.mark.parametrize("kept", ["previous_response_id", "conversation_id"])
+async def test_a_conversation_that_the_server_keeps_is_never_run_ahead(kept):
+    world = World()
+    scripted = Scripted(
+        ScriptedModel(
+            lambda request: (
+                "Done." if request.history[-1].role == "tool" else [CHANGE_7]
+            ),
+            delay=1,
+        )
+    )
+    result, seconds = await timed(
+        play(world.agent(model=scripted), speculation(), **{kept: "kept"})
+    )
+    assert result.final_output == "Done."
+    assert (len(scripted.sent), seconds) == (2, 3.5)
+
+
+@asyncio_only
+async def test_only_confirmed_turns_are_billed():
+    billed = []
+    for how in (None, speculation(LOOK_7)):
+        world, model = World(), slow([CHANGE_7], "Done.")
+
+        @function_tool(name_override="change")
+        async def lie(row: int) -> str:
+            if context := current_context():
+                context.early_result("another")
+                await context.barrier.wait()
+            await anyio.sleep(3)
+            return "changed"
+
+        agent = Agent(name="agent", tools=[lie], model=Scripted(model))
+        result = await play(agent, how)
+        usage = result.context_wrapper.usage
+        billed.append((usage.requests, usage.input_tokens, usage.output_tokens))
+        del world
+    assert len(model.requests) == 3  # one was thrown away
+    assert billed[0] == billed[1]
+
+
+@asyncio_only
+async def test_nothing_is_run_ahead_where_the_first_tool_ends_the_run():
+    world, model = World(), slow([CHANGE_7], "Done.")
+    agent = world.agent(model=model, tool_use_behavior="stop_on_first_tool")
+    result = await play(agent, speculation(CHANGE_7))
+    assert result.final_output == "changed"
+    assert (len(model.requests), world.done) == (1, [7])
+
+
+@asyncio_only
+async def test_a_run_that_is_cancelled_leaves_nothing_behind():
+    world = World()
+    agent = world.agent([CHANGE_7], "Done.")
+    with anyio.move_on_after(1.75):
+        await play(agent, speculation(CHANGE_7))
+    began = list(world.done)
+    await anyio.sleep(10)
+    assert world.done == began == []
+
+
+@asyncio_only
+async def test_two_runs_at_a_time_are_refused():
+    agent = World().agent([LOOK_7], "Done.")
+    async with speculation().run(context="Ada", run_config=QUIET) as run:
+        wrapped = run.wrap(agent)
+        outcomes = await asyncio.gather(
+            Runner.run(wrapped, "Go.", context="Ada", run_config=run.run_config),
+            Runner.run(wrapped, "Go.", context="Ada", run_config=run.run_config),
+            return_exceptions=True,
+        )
+    errors = [each for each in outcomes if isinstance(each, UsageError)]
+    assert "one Runner.run at a time" in str(errors[0])
+
+
+@asyncio_only
+async def test_a_structured_output_is_the_same():
+    class Row(BaseModel):
+        name: str
+
+    agent = World().agent([LOOK_7], '{"name": "seven"}', output_type=Row)
+    result = await play(agent, speculation(LOOK_7))
+    assert result.final_output == Row(name="seven")
+
+
+@asyncio_only
+async def test_without_speculation_nothing_is_started_early():
+    log, world = EventLog(), World()
+    agent = world.agent([LOOK_7], "Done.")
+    _, seconds = await timed(
+        play(agent, speculation(LOOK_7, sink=log, speculate=False))
+    )
+    assert (seconds, launched(log), world.ran) == (3, [], [7])
+
+
+@asyncio_only
+async def test_the_users_agent_and_configuration_are_not_touched():
+    agent = World().agent([LOOK_7], "Done.")
+    before = (agent.model, list(agent.tools), agent.handoffs)
+    model_provider = QUIET.model_provider
+    await play(agent, speculation(LOOK_7))
+    assert (agent.model, agent.tools, agent.handoffs) == before
+    assert await agent.get_all_tools(RunContextWrapper(None)) == before[1]
+    assert QUIET.model_provider is model_provider
+
+
+@asyncio_only
+async def test_a_tool_that_is_switched_off_is_not_launched():
+    world, log = World(), EventLog()
+    tool = function_tool(world.look, is_enabled=False)
+    agent = Agent(name="agent", tools=[tool], model=Scripted(slow("Done.")))
+    await play(agent, speculation(LOOK_7, sink=log))
+    assert (world.ran, launched(log)) == ([], [])
+
+
+@asyncio_only
+async def test_a_request_is_compared_as_the_filter_left_it():
+    def add(data):
+        data.model_data.input.append({"role": "user", "content": "Be short."})
+        return data.model_data
+
+    config = RunConfig(tracing_disabled=True, call_model_input_filter=add)
+    asked = []
+    for how in (None, speculation()):
+        model = slow([CHANGE_7], "Done.")
+        await play(World().agent(model=model), how, config=config)
+        asked.append([request.history for request in model.requests])
+    assert asked[1][0] == asked[0][0]
+    assert asked[1][-1] == asked[0][-1]
