@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from dataclasses import replace
 
 import anyio
+import anyio.to_thread
 import pytest
 from pydantic import BaseModel
 
@@ -26,19 +28,25 @@ from agents import (
     Runner,
     SQLiteSession,
     ToolGuardrailFunctionOutput,
+    TracingProcessor,
     function_tool,
+    generation_span,
     handoff,
     input_guardrail,
+    set_trace_processors,
     tool_input_guardrail,
 )
+from agents.mcp import MCPServer
 from agents.testing import assistant_message, function_call
 from agents.tool_context import ToolContext
+from mcp.types import CallToolResult, TextContent, Tool as MCPTool, ToolAnnotations
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
     ResponseFunctionCallArgumentsDeltaEvent,
     ResponseOutputItemAddedEvent,
     ResponseOutputItemDoneEvent,
+    ResponseReasoningItem,
     ResponseTextDeltaEvent,
 )
 from openai.types.responses.response_usage import ResponseUsage
@@ -46,6 +54,7 @@ from openai.types.responses.response_usage import ResponseUsage
 from headstart import (
     CallDelta,
     EventLog,
+    LimitPolicy,
     ModelRequest,
     TextDelta,
     ToolResult,
@@ -120,6 +129,58 @@ class Scripted(agents.Model):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await asyncio.shield(asyncio.gather(task, return_exceptions=True))
+
+
+class Thinking(Scripted):
+    """One that thinks before it calls."""
+
+    def __init__(self, model, *, thinks=True):
+        super().__init__(model)
+        self.thinks = thinks
+
+    async def get_response(self, **request):
+        answer = await super().get_response(**request)
+        if self.thinks and answer.output[0].type == "function_call":
+            answer.output.insert(
+                0, ResponseReasoningItem(id="r", type="reasoning", summary=[])
+            )
+        return answer
+
+
+class Spanning(Scripted):
+    """One that is traced, as those of the SDK are."""
+
+    async def get_response(self, **request):
+        with generation_span(disabled=request["tracing"].is_disabled()):
+            return await super().get_response(**request)
+
+
+class Traced(TracingProcessor):
+    """The spans that ended."""
+
+    def __init__(self):
+        self.spans = []
+
+    def of(self, kind):
+        return sum(span.span_data.type == kind for span in self.spans)
+
+    def on_trace_start(self, trace):
+        pass
+
+    def on_trace_end(self, trace):
+        pass
+
+    def on_span_start(self, span):
+        pass
+
+    def on_span_end(self, span):
+        self.spans.append(span)
+
+    def shutdown(self):
+        pass
+
+    def force_flush(self):
+        pass
 
 
 def as_request(given):
@@ -820,3 +881,161 @@ async def test_a_request_is_compared_as_the_filter_left_it():
         asked.append([request.history for request in model.requests])
     assert asked[1][0] == asked[0][0]
     assert asked[1][-1] == asked[0][-1]
+
+
+@asyncio_only
+@pytest.mark.parametrize("thinks", [False, True])
+async def test_a_turn_that_ran_beside_is_used_if_the_answer_is_the_expected_one(thinks):
+    world = World()
+    model = ScriptedModel([[("look", '{"row":7}')], "Done."], delay=3)
+    scripted = Thinking(model, thinks=thinks)
+    how = speculation(LOOK_7, policy=LimitPolicy(min_beside_probability=0.1))
+    result, seconds = await timed(play(world.agent(model=scripted), how))
+    assert result.final_output == "Done."
+    assert world.ran == [7]
+    assert (len(scripted.sent), seconds) == ((3, 6) if thinks else (2, 4))
+    beside = scripted.sent[1]["input"]
+    assert [each.get("type") for each in beside] == [
+        None,
+        "function_call",
+        "function_call_output",
+    ]
+    assert beside[2]["output"] == "7 for Ada"
+
+
+@asyncio_only
+async def test_thoughts_go_with_the_request_that_is_run_ahead():
+    scripted = Thinking(slow([CHANGE_7], "Done."))
+    result, seconds = await timed(play(World().agent(model=scripted), speculation()))
+    assert seconds == 2.5
+    ahead = [each.get("type") for each in scripted.sent[1]["input"]]
+    assert ahead == [None, "reasoning", "function_call", "function_call_output"]
+    assert "reasoning" in [each.get("type") for each in result.to_input_list()]
+
+
+@asyncio_only
+async def test_a_request_from_which_thoughts_were_taken_is_another():
+    config = RunConfig(tracing_disabled=True, call_model_input_filter=without_thoughts)
+    scripted = Thinking(slow([CHANGE_7], "Done."))
+    result = await play(World().agent(model=scripted), speculation(), config=config)
+    assert result.final_output == "Done."
+    assert len(scripted.sent) == 3  # what was run ahead was thrown away
+    assert "reasoning" not in str(scripted.sent[2]["input"])
+
+
+def without_thoughts(data):
+    data.model_data.input[:] = [
+        each for each in data.model_data.input if each.get("type") != "reasoning"
+    ]
+    return data.model_data
+
+
+@asyncio_only
+async def test_what_is_run_ahead_leaves_no_trace_until_it_comes_true():
+    traced = Traced()
+    set_trace_processors([traced])
+    try:
+        model = slow([CHANGE_7], [LOOK_7], "Done.")
+        agent = World().agent(model=Spanning(model))
+        await play(agent, speculation(("look", {"row": 9})), config=RunConfig())
+    finally:
+        set_trace_processors([])
+    assert traced.of("generation") == 3
+    assert traced.of("function") == 2
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("anyio_backend", ["asyncio-real"], indirect=True)
+async def test_a_tool_in_a_thread_that_is_held_ends_with_the_run():
+    reached, denied = threading.Event(), threading.Event()
+    effects = []
+
+    @function_tool
+    def change(row: int) -> str:
+        context = current_context()
+        reached.set()
+        try:
+            context.barrier.wait_blocking()
+        except BaseException:
+            denied.set()
+            raise
+        effects.append("changed")
+        return "changed"
+
+    class Waits(Scripted):
+        async def get_response(self, **request):
+            await anyio.to_thread.run_sync(reached.wait)
+            await anyio.sleep_forever()
+
+    async def cancel(scope):
+        await anyio.to_thread.run_sync(reached.wait)
+        scope.cancel()
+
+    agent = Agent(name="agent", tools=[change], model=Waits(None))
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel, group.cancel_scope)
+        await play(agent, speculation(CHANGE_7))
+    assert await anyio.to_thread.run_sync(denied.wait, 10)
+    assert effects == []
+
+
+class Served(MCPServer):
+    """A server with one tool, which says of itself what it likes."""
+
+    name = "files"
+
+    def __init__(self):
+        super().__init__()
+        self.ran = []
+        self.description = "What a row holds."
+
+    async def list_tools(self, run_context=None, agent=None):
+        return [
+            MCPTool(
+                name="look",
+                description=self.description,
+                inputSchema={
+                    "type": "object",
+                    "properties": {"row": {"type": "integer"}},
+                },
+                annotations=ToolAnnotations(readOnlyHint=True),
+            )
+        ]
+
+    async def call_tool(self, tool_name, arguments, meta=None):
+        self.ran.append(arguments["row"])
+        return CallToolResult(content=[TextContent(type="text", text="new")])
+
+    async def connect(self):
+        pass
+
+    async def cleanup(self):
+        pass
+
+    async def list_prompts(self):
+        raise NotImplementedError
+
+    async def get_prompt(self, name, arguments=None):
+        raise NotImplementedError
+
+
+@asyncio_only
+@pytest.mark.parametrize("case", ["trusted", "not named", "changed"])
+async def test_hints_of_a_server_count_where_it_is_named_and_stays_the_same(case):
+    log, server = EventLog(), Served()
+    model = ScriptedModel(
+        lambda request: "Done." if request.history[-1].role == "tool" else [LOOK_7],
+        delay=1,
+    )
+    agent = Agent(name="agent", mcp_servers=[server], model=Scripted(model))
+    how = speculation(LOOK_7, effects={}, sink=log)
+    trusted = [] if case == "not named" else ["files"]
+    async with how.run(run_config=QUIET, trusted_mcp_servers=trusted) as run:
+        wrapped = run.wrap(agent)
+        for given in ("Go.", "Go on."):
+            await Runner.run(wrapped, given, run_config=run.run_config)
+            if case == "changed":
+                server.description = "Another."
+    count = {"trusted": 2, "not named": 0, "changed": 1}[case]
+    assert len(launched(log)) == count
+    assert server.ran == [7, 7]

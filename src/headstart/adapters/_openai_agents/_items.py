@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Item = dict[str, Any]
 _ROLES = ("system", "developer", "user")
+_CALL = {"type", "call_id", "name", "arguments"}
 _MEANINGLESS = ("id", "status")
 """Fields of items that differ between what a model said and what is sent back."""
 
@@ -94,8 +95,12 @@ def _read_said(
 ) -> Message:
     role = item.get("role")
     if role in _ROLES:
+        content = item["content"]
         return Message(
-            role=cast("Role", role), content=_read_text(item["content"]), native=item
+            role=cast("Role", role),
+            content=_read_text(content),
+            rest=None if isinstance(content, str) else content,
+            native=item,
         )
     call_id = str(item.get("call_id") or item.get("approval_request_id") or "")
     output = item.get("output")
@@ -122,7 +127,14 @@ def read_answer(
         tool_calls=tuple(call for item in items for call in _read_call(item)),
         usage=usage or Usage(),
         native=list(items) if native is None else native,
+        rest=[item for item in normal(items) if not _is_plain(item)] or None,
     )
+
+
+def _is_plain(item: Item) -> bool:
+    """Whether an item of an answer is text, or a call with nothing beside it."""
+    kind = item.get("type") or "message"
+    return kind == "message" or (kind == "function_call" and item.keys() <= _CALL)
 
 
 def read_native(answer: Answer) -> ModelResponse:
@@ -213,9 +225,20 @@ def write_items(
                     "output": write(message),
                 }
             )
+        elif native is None:  # an answer that is only expected
+            items += map(_write_call, message.tool_calls)
         else:
             items.append(native)
     return items
+
+
+def _write_call(call: ToolCall) -> Item:
+    return {
+        "type": "function_call",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments,
+    }
 
 
 class DeltaReader:

@@ -6,6 +6,8 @@ Rules of this file:
    of failure. A call that it asks for runs in its own task, with its own context.
 2. What ran where we could not see it, may have changed anything: whatever was launched
    before is let go of then.
+
+Over 600 lines, as the seams of agents, models and tools share the state of a run.
 """
 
 from __future__ import annotations
