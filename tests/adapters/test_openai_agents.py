@@ -22,6 +22,8 @@ from agents import (
     Agent,
     GuardrailFunctionOutput,
     InputGuardrailTripwireTriggered,
+    ModelProvider,
+    ModelSettings,
     RunConfig,
     RunContextWrapper,
     RunHooks,
@@ -29,6 +31,7 @@ from agents import (
     SQLiteSession,
     ToolGuardrailFunctionOutput,
     TracingProcessor,
+    custom_span,
     function_tool,
     generation_span,
     handoff,
@@ -657,7 +660,9 @@ async def test_a_handoff_object_and_its_callback_are_used_once():
 @asyncio_only
 async def test_an_agent_that_is_a_tool_is_never_launched_and_works_as_without():
     log, results = EventLog(), []
-    for how in (None, speculation(("ask", {"input": "7?"}), sink=log)):
+    declared = {**DECLARED, "ask": "READ"}
+    guess = ("ask", {"input": "7?"})
+    for how in (None, speculation(guess, effects=declared, sink=log)):
         world = World()
         inner = world.agent([LOOK_7], "It is new.", name="inner")
         outer = Agent(
@@ -1039,3 +1044,69 @@ async def test_hints_of_a_server_count_where_it_is_named_and_stays_the_same(case
     count = {"trusted": 2, "not named": 0, "changed": 1}[case]
     assert len(launched(log)) == count
     assert server.ran == [7, 7]
+
+
+@asyncio_only
+async def test_an_agent_that_runs_inside_a_tool_is_none_of_the_runs_business():
+    class Provider(ModelProvider):
+        def get_model(self, model_name):
+            return models[model_name]
+
+    config = RunConfig(tracing_disabled=True, model_provider=Provider())
+    results = []
+    for how in (None, speculation(LOOK_7)):
+        inner = Agent(name="inner", tools=[function_tool(World().look)], model="inner")
+        outer = Agent(
+            name="outer", tools=[inner.as_tool("ask", "Ask it.")], model="outer"
+        )
+        models = {
+            "inner": Scripted(slow([("look", {"row": 8})], "It is new.")),
+            "outer": Scripted(slow([("ask", {"input": "8?"})], "Done.")),
+        }
+        result = await play(outer, how, config=config)
+        results.append((outputs(result), result.context_wrapper.usage.requests))
+    assert results == [(["It is new."], 4)] * 2
+
+
+@asyncio_only
+async def test_nothing_is_run_ahead_where_the_choice_of_a_tool_is_reset():
+    model = slow([CHANGE_7], "Done.")
+    agent = World().agent(
+        model=model, model_settings=ModelSettings(tool_choice="required")
+    )
+    await play(agent, speculation())
+    assert len(model.requests) == 2
+
+
+@asyncio_only
+async def test_what_a_tool_spends_is_counted_once_its_call_is_confirmed():
+    @function_tool
+    async def look(context: RunContextWrapper[str], row: int) -> str:
+        context.usage.add(agents.Usage(requests=1, input_tokens=1000))
+        return "new"
+
+    billed = []
+    for how in (None, speculation(LOOK_7, ("look", {"row": 9}))):
+        agent = Agent(
+            name="agent", tools=[look], model=Scripted(slow([LOOK_7], "Done."))
+        )
+        billed.append((await play(agent, how)).context_wrapper.usage.input_tokens)
+    assert billed[0] == billed[1] > 1000
+
+
+@asyncio_only
+async def test_what_a_launch_does_leaves_no_span():
+    traced = Traced()
+
+    @function_tool
+    async def look(row: int) -> str:
+        with custom_span(f"look {row}"):
+            return "new"
+
+    agent = Agent(name="agent", tools=[look], model=Scripted(slow("Done.")))
+    set_trace_processors([traced])
+    try:
+        await play(agent, speculation(LOOK_7), config=RunConfig())
+    finally:
+        set_trace_processors([])
+    assert traced.of("custom") == 0
