@@ -489,6 +489,18 @@ class LaunchPool:
             lambda launch: tools.get(launch.tool.name) is not launch.tool,
         )
 
+    def use_conditions(self, conditions: Sequence[WriteBarrier]) -> list[Slot]:
+        """Let effects wait for these from now on, and discard what waits for others.
+
+        Returns:
+            The slots that lost their launch.
+        """
+        self._conditions = conditions
+        return self.discard_where(
+            "its conditions have changed",
+            lambda launch: launch.tool.effect is Effect.GATED,
+        )
+
     def distrust_stream(self, tool: str) -> None:
         """Start no more calls of `tool` from the stream: it changed a sealed one."""
         self._unreliable.add(tool)

@@ -179,6 +179,17 @@ class Session(Generic[Deps]):
             for bereft in self._pool.keep_to(named):
                 self._turns.lose_launch(bereft)
 
+    def use_conditions(self, conditions: Iterable[WriteBarrier]) -> None:
+        """Replace the barriers that must be open before any effect, from now on.
+
+        For a host whose guardrails judge each user message anew. Gated calls that were
+        launched under the old ones, and are not adopted, are discarded.
+        """
+        self._conditions = tuple(conditions)
+        if self._task_group is not None:
+            for bereft in self._pool.use_conditions(self._conditions):
+                self._turns.lose_launch(bereft)
+
     def _check_approvals(self, tools: Mapping[str, Tool]) -> None:
         if self._approve is not None:
             return

@@ -21,6 +21,7 @@ from headstart import (
     ToolDefinitionError,
     ToolResult,
     UsageError,
+    WriteBarrier,
 )
 from headstart.testing import Fault, ScriptedModel
 
@@ -316,3 +317,43 @@ async def test_nothing_is_run_ahead_where_the_host_runs_a_call_of_its_own():
         own = ToolCall("b", "change", '{"row": 7, "to": "old"}')
         assert not (await session.call(own)).is_error
     assert len(model.records) == 1
+
+
+@pytest.mark.parametrize("judged", ["flushed", "denied"])
+async def test_effects_wait_for_the_conditions_of_the_last_message(judged):
+    world, before, now = World(), WriteBarrier(), WriteBarrier()
+    before.flush()
+    model = ScriptedModel([[("change", {"row": 7, "to": "old"})]], delay=1.0)
+    async with Session([write()], deps=world, conditions=[before]) as session:
+        session.use_conditions([now])
+        response = await session.ask(ModelRequest([ASKED]), model.respond)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.call_all, response.tool_calls)
+            await anyio.sleep(5)
+            assert world.effects == []
+            now.flush() if judged == "flushed" else now.deny("It is not allowed.")
+    assert len(world.effects) == (judged == "flushed")
+
+
+async def test_a_launch_that_waits_for_other_conditions_is_not_used():
+    world, log, before = World(), EventLog(), WriteBarrier()
+    change = ("change", {"row": 7, "to": "old"})
+    model = ScriptedModel([[change]], delay=1.0)
+    async with Session(
+        [write()],
+        deps=world,
+        predictors=[Expects(change)],
+        conditions=[before],
+        sink=log,
+    ) as session:
+
+        async def ask_model(request, on_delta):
+            response = await model.respond(request, on_delta)
+            session.use_conditions([])
+            return response
+
+        response = await session.ask(ModelRequest([ASKED]), ask_model)
+        await session.call_all(response.tool_calls)
+    assert [what for _, what in world.effects] == ["change 7"]
+    reasons = [event.reason for event in log.events if hasattr(event, "reason")]
+    assert reasons == ["its conditions have changed"]

@@ -222,6 +222,10 @@ class HostRun:
             self.session.use_tools(offered)
         return offered
 
+    def hold(self, *conditions: WriteBarrier) -> None:
+        """Let effects wait for these, and for those of the options, from now on."""
+        self.session.use_conditions((*self._speculation.conditions, *conditions))
+
     async def call(self, call: ToolCall, real: Callable[[], Awaitable[Any]]) -> Any:
         """Run a call that the framework asks for, or adopt its launch.
 

@@ -1,0 +1,1 @@
+"""What `headstart.adapters.openai_agents` is made of."""
