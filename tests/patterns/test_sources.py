@@ -357,3 +357,19 @@ def test_what_the_user_says_never_leaves_whatever_its_shape_looks_like():
         run = Run().user(f"Look at {planted} please")
         teach(patterns, run.asks(("fetch", {"url": planted})))
     assert not expected(patterns, Run().user("Look at mark<number5 please"))
+
+
+@pytest.mark.parametrize("gap", [" no?Yes no?Yes", " \u6f22\u5b57a" * 40])
+def test_a_date_is_found_behind_what_has_no_spaces(gap: str):
+    patterns = PatternPredictor()
+    for number in range(16):
+        teach(patterns, dated_run(number, "on {month} {day}", "2024-{number:02}-{day}"))
+    run = Run().user(f"Hi.{gap} What came on May 29?")
+    assert "29" in str(expected(patterns, run)[0][1])
+
+
+def test_a_date_behind_what_is_not_read_is_left_out():
+    patterns = PatternPredictor()
+    teach(patterns, dated_run(1, "on {month} {day}", "2024-{number:02}-{day}"))
+    run = Run().user(f"Hi.{' word' * 900} What came on May 29?")
+    assert "2024-05-29" not in str(expected(patterns, run))

@@ -152,7 +152,8 @@ def spans(text: str) -> list[Span]:
 @functools.lru_cache(maxsize=64)
 def _read_spans(text: str) -> list[Span]:
     found: list[Span] = []
-    tokens = _tokens(text)
+    text = _spaced(text)
+    tokens = text.split()[:MAX_TOKENS]
     run: list[int] = []
     for i, (token, kind, _) in enumerate(map(_read_token, tokens)):
         if not kind:
@@ -210,6 +211,8 @@ def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
     for start, end, date in find_dates(text):
         starts = starts or [match.start() for match in _TOKEN.finditer(text)]
         first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
+        if first >= len(tokens):
+            continue
         left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
         kind = "day" if date[0] == "-" else "date"
         yield Span(date, kind, first, left, right)
@@ -227,12 +230,13 @@ def _read_again(token: str, kind: str) -> list[tuple[str, str]]:
     return [(part, shape(part))] if part else []
 
 
-def _tokens(text: str) -> list[str]:
+def _spaced(text: str) -> str:
+    """The text with spaces between what are tokens of their own."""
     if not text.isascii():
         text = _UNSPACED_RUN.sub(r" \g<0> ", text)
     if "?" in text or "!" in text:
         text = _GLUED.sub(r"\g<0> ", text)
-    return text.split()[:MAX_TOKENS]
+    return text
 
 
 class _Tokens(dict[str, "tuple[str, str, str]"]):
