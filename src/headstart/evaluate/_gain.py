@@ -187,7 +187,7 @@ class GainMeter:
         self._tools = tools
         self._policy = ValuePolicy(
             min_beside_probability=beside,
-            wasted_second_cost=1.5,
+            wasted_second_cost=1.6,
             max_depth=3,
             max_branches=1,
         )
