@@ -224,6 +224,7 @@ class ToolCallSpeculator:
             self._gate.on_settled(self._note_release)
         self._thread = threading.get_ident()
         self._gate.on_first_wait(self._note_hold)
+        self._gate.on_abandoned_wait(self._note_impatience)
         task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
 
     async def _run(self) -> None:
@@ -287,6 +288,11 @@ class ToolCallSpeculator:
 
     def _note_hold(self) -> None:
         call_in_thread(self._thread, self._hold)
+
+    def _note_impatience(self) -> None:
+        # A tool with a time limit of its own around its wait would tell of that, and
+        # the call be adopted without its effect, because holding it took long.
+        self.barrier.deny("its tool stopped waiting for the verdict")
 
     def _hold(self) -> None:
         self.held_at = self._now()
