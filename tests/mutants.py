@@ -64,9 +64,18 @@ MUTANTS = [
         "barrier:no-effect-before-flush",
         "_barrier.py",
         "    if core.state() is not FLUSHED:\n        raise core.error()\n\n\n"
+        "def _wait_blocking(",
+        "    del core\n\n\ndef _wait_blocking(",
+        "tests/barrier/test_verdicts.py",
+    ),
+    Mutant(
+        "... in a thread too",
+        "barrier:no-effect-before-flush",
+        "_barrier.py",
+        "    if core.state() is not FLUSHED:\n        raise core.error()\n\n\n"
         "class WriteBarrier:",
         "    del core\n\n\nclass WriteBarrier:",
-        "tests/barrier/test_verdicts.py",
+        "tests/barrier",
     ),
     Mutant(
         "a barrier that is dropped is denied",
@@ -1071,5 +1080,21 @@ MUTANTS = [
         '                call.discard(f"{effect} no longer waited at the seam {self.name!r}")\n',
         "",
         "tests/effects/test_holding.py",
+    ),
+    Mutant(
+        "a tool that stops waiting for its verdict gives its call up",
+        "engine:same-transcript",
+        "_call_speculation.py",
+        "        self._gate.on_abandoned_wait(self._note_impatience)\n",
+        "",
+        "tests/test_call_speculation.py",
+    ),
+    Mutant(
+        "... and nobody else who waits does",
+        "engine:same-transcript",
+        "_barrier.py",
+        "        and here is not None\n        and _core_of(here) is core\n",
+        "",
+        "tests/test_call_speculation.py",
     ),
 ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import operator
 import os
 import threading
 from collections import deque
@@ -319,7 +320,7 @@ def _announce_abandoned_wait(core: _Core) -> None:
         callback is not None
         and core.state() is HELD
         and here is not None
-        and here._core is core
+        and _core_of(here) is core
     ):
         callback()
 
@@ -587,6 +588,7 @@ def _refuse_in_event_loop() -> None:
     raise UsageError(msg)
 
 
+_core_of: Callable[[WriteBarrier], _Core] = operator.attrgetter("_core")
 _current: ContextVar[WriteBarrier | None] = ContextVar(
     "headstart_barrier", default=None
 )
@@ -609,12 +611,12 @@ class running_in:  # noqa: N801 - reads as a statement, and is a class for its s
 
 async def wait_patiently(barrier: WriteBarrier) -> None:
     """Wait for a verdict, for somebody who gives the call up himself if he stops."""
-    await _wait(barrier._core, patient=True)
+    await _wait(_core_of(barrier), patient=True)
 
 
 def wait_patiently_blocking(barrier: WriteBarrier, timeout: float | None) -> None:
     """Wait for a verdict in a thread, for who gives the call up himself if he stops."""
-    _wait_blocking(barrier._core, timeout, patient=True)
+    _wait_blocking(_core_of(barrier), timeout, patient=True)
 
 
 def current_barrier() -> WriteBarrier | None:

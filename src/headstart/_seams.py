@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from ._barrier import BarrierState
+from ._barrier import BarrierState, wait_patiently, wait_patiently_blocking
 from ._errors import DiscardedError, UsageError, WriteDenied
 from ._thread_guard import UnconfirmedCall, guard_threads, unconfirmed_call
 from ._tools import current_context, in_own_thread, run_in_thread
@@ -215,13 +215,13 @@ class Seam:
         outcome = "denied"
         try:
             with anyio.move_on_after(self.max_hold):
-                await call.barrier.wait()
+                await wait_patiently(call.barrier)
                 outcome = "flushed"
                 return
             if call.discard(self._too_long(effect)):
                 outcome = "expired"
                 raise _denial(call, self._too_long(effect))
-            await call.barrier.wait()
+            await wait_patiently(call.barrier)
             outcome = "flushed"
         except anyio.get_cancelled_exc_class():
             if call.barrier.effective_state is not BarrierState.DENIED:
@@ -280,7 +280,7 @@ def _denial(call: UnconfirmedCall, reason: str) -> WriteDenied:
 
 def _wait_for_verdict(call: UnconfirmedCall, timeout: float | None) -> None:
     try:
-        call.barrier.wait_blocking(timeout)
+        wait_patiently_blocking(call.barrier, timeout)
     except WriteDenied as denial:
         if call.discarded:
             raise DiscardedError(str(denial)) from denial
