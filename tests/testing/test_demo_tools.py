@@ -1,0 +1,50 @@
+"""No false alarm: the demo's tools are safe, and the kit says so of each of them."""
+
+from dataclasses import replace
+
+import pytest
+
+from headstart import Effect
+from headstart.demo._latencies import TOOL_LATENCIES, Latencies
+from headstart.demo._services import open_services
+from headstart.demo._tools import TOOLS
+from headstart.testing import DatabaseObserver, assert_speculation_safe
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
+
+QUICK = Latencies(
+    tools={
+        name: replace(latency, preparation_s=0.002, effect_s=0.002)
+        for name, latency in TOOL_LATENCIES.items()
+    }
+)
+ARGUMENTS = {
+    "get_incident": {"incident_id": 204},
+    "list_open_incidents": {},
+    "get_on_call": {"service": "checkout"},
+    "search_runbooks": {"query": "IndexLagHigh"},
+    "get_service_health": {"service": "checkout"},
+    "pause_incident": {"incident_id": 204, "until": "18:00"},
+    "set_severity": {"incident_id": 204, "severity": "sev1"},
+    "post_update": {"incident_id": 204, "text": "We are on it."},
+}
+
+
+@pytest.mark.parametrize("made", TOOLS, ids=lambda made: made.name)
+async def test_a_tool_of_the_demo_is_safe(made, tmp_path):
+    async with open_services(tmp_path, latencies=QUICK) as services:
+        safety = await assert_speculation_safe(
+            made,
+            ARGUMENTS[made.name],
+            deps=services.deps,
+            observe=[
+                DatabaseObserver(services.deps.database.kw["bind"]),
+                lambda: services.chat.posted,
+            ],
+        )
+    gated = made.effect is Effect.GATED
+    assert safety.held == gated
+    assert safety.cancelled > 0
+    assert bool(safety.effect) == gated
+    assert (safety.cancelled_after > 0) == gated
+    assert safety.notes == ()
