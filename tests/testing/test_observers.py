@@ -278,6 +278,6 @@ def test_effects_that_differ_in_their_order_are_the_same():
 
 def test_entries_that_are_lost_are_told():
     changes = changes_between({"s": {"a", "b"}, "l": [1, 2]}, {"s": {"a"}, "l": [2]})
-    assert [str(change) for change in changes] == ["- s: 'b'", "- l: 1"]
+    assert [str(change) for change in changes] == ["- 'b'", "- 1"]
     nothing = Reference((), (), exact=True).differences(changes)
     assert len(nothing) == 2

@@ -51,12 +51,13 @@ class Change:
 
     def __str__(self) -> str:
         keys = () if isinstance(self.key, _Entry) else (_key_text(self.key),)
-        where = _dotted((*self.place, *keys)[1:]) or self.observer
+        where = _dotted((*self.place, *keys)[1:])
+        where = f"{where}: " if where else ""
         if self.before is ABSENT:
-            return f"+ {where}: {_short(self.after)}"
+            return f"+ {where}{_short(self.after)}"
         if self.after is ABSENT:
-            return f"- {where}: {_short(self.before)}"
-        return f"~ {where}: {_short(self.before)} -> {_short(self.after)}"
+            return f"- {where}{_short(self.before)}"
+        return f"~ {where}{_short(self.before)} -> {_short(self.after)}"
 
     @property
     def observer(self) -> str:

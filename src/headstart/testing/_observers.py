@@ -303,9 +303,7 @@ def as_observer(observed: Observed) -> Observer:
     if isinstance(observed, Path):
         is_database = observed.is_file() and _is_sqlite(observed)
         return DatabaseObserver(observed) if is_database else FileObserver(observed)
-    origin = {
-        kind.__module__.partition(".")[0] for kind in inspect.getmro(type(observed))
-    }
+    origin = _origin(cast("type", type(observed)))
     if "sqlalchemy" in origin and hasattr(observed, "connect"):
         return DatabaseObserver(observed)
     if origin & {"redis", "fakeredis", "valkey"} and hasattr(observed, "scan_iter"):
@@ -318,6 +316,11 @@ def as_observer(observed: Observed) -> Observer:
         "an object with a name and an async snapshot()."
     )
     raise UsageError(msg)
+
+
+def _origin(kind: type) -> set[str]:
+    """The packages that a class and its bases come from."""
+    return {base.__module__.partition(".")[0] for base in inspect.getmro(kind)}
 
 
 def as_observers(observe: Observed | Iterable[Observed]) -> tuple[Observer, ...]:

@@ -56,12 +56,11 @@ class Safety:
 
     def __str__(self) -> str:
         held = "held, thrown away" if self.held else "thrown away"
-        lines = [
-            (
-                f"{self.tool!r} is safe: {held}, cancelled at {self.cancelled} awaits and "
-                f"at {self.cancelled_after} after the flush."
-            )
-        ]
+        awaits = "1 await" if self.cancelled == 1 else f"{self.cancelled} awaits"
+        cancelled = f"cancelled at {awaits} before the flush"
+        if self.held:
+            cancelled += f" and at {self.cancelled_after} after it"
+        lines = [f"{self.tool!r} is safe: {held}, {cancelled}."]
         if self.effect:
             lines.append(report(self.effect))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
