@@ -1064,4 +1064,12 @@ MUTANTS = [
         "        if turn.partial or",
         "tests/session/test_run_ahead.py",
     ),
+    Mutant(
+        "a hold that ends before its verdict gives its call up",
+        "engine:same-transcript",
+        "_seams.py",
+        '                call.discard(f"{effect} no longer waited at the seam {self.name!r}")\n',
+        "",
+        "tests/effects/test_holding.py",
+    ),
 ]
