@@ -995,7 +995,7 @@ MUTANTS = [
     Mutant(
         "... and only as long as its list is the one that was trusted",
         "engine:default-deny",
-        "adapters/mcp.py",
+        "_mcp_trust.py",
         "        elif self._pinned not in (None, self.fingerprint):",
         "        elif False:",
         "tests/adapters/test_mcp.py",
@@ -1003,7 +1003,7 @@ MUTANTS = [
     Mutant(
         "... and has not changed since it was looked at",
         "engine:default-deny",
-        "adapters/mcp.py",
+        "_mcp_trust.py",
         "        return not self._changed and self._pinned",
         "        return self._pinned",
         "tests/adapters/test_mcp.py",
@@ -1020,8 +1020,8 @@ MUTANTS = [
         "the user is asked nothing for a guess",
         "engine:invisible",
         "adapters/mcp.py",
-        "        await barrier.wait()\n        return await self._call(",
-        "        return await self._call(",
+        '        await self.seam.wait(f"what {name!r} asks for")\n',
+        "",
         "tests/adapters/test_mcp.py",
     ),
     Mutant(
@@ -1199,13 +1199,5 @@ MUTANTS = [
         "            self._listed.compare(result.tools)\n",
         "            pass\n",
         "tests/effects/test_mcp_seam.py",
-    ),
-    Mutant(
-        "the adapter's gate holds",
-        "barrier:no-effect-before-flush",
-        "adapters/mcp.py",
-        '            await self.seam.wait(f"a call of {name!r}")\n',
-        "",
-        "tests/adapters/test_mcp.py",
     ),
 ]
