@@ -6,7 +6,9 @@ Rules of this file:
 2. Held: the effect waits. Denied: it raises.
 3. What cannot wait gives its call up *before* it raises. A tool may swallow what it is
    told, and a call that went on without its effect must not be adopted.
-4. A call that is confirmed cannot be given up. What still holds it is a condition, such
+4. A hold that ends before its verdict gives its call up, too: a tool may have a time
+   limit of its own around its effect, and must not be adopted because holding took long.
+5. A call that is confirmed cannot be given up. What still holds it is a condition, such
    as an approval, and it waits for that for as long as it takes.
 """
 
@@ -128,7 +130,7 @@ class Seam:
     async def wait(self, effect: str = "an effect") -> None:
         """Wait until an effect may happen here. At once, where nothing holds it.
 
-        Cancelling cancels the wait.
+        Cancelling cancels the wait, and gives the call up if it is not confirmed.
 
         Args:
             effect: What it is, for errors: no arguments and no secrets.
@@ -210,7 +212,7 @@ class Seam:
 
     async def _hold(self, call: UnconfirmedCall, effect: str) -> None:
         self._count("held", "holding")
-        outcome = "cancelled"
+        outcome = "denied"
         try:
             with anyio.move_on_after(self.max_hold):
                 await call.barrier.wait()
@@ -221,12 +223,17 @@ class Seam:
                 raise _denial(call, self._too_long(effect))
             await call.barrier.wait()
             outcome = "flushed"
+        except anyio.get_cancelled_exc_class():
+            if call.barrier.effective_state is not BarrierState.DENIED:
+                outcome = "cancelled"
+                call.discard(f"{effect} no longer waited at the seam {self.name!r}")
+            raise
         finally:
-            self._end(call, outcome)
+            self._end(outcome)
 
     def _hold_blocking(self, call: UnconfirmedCall, effect: str) -> None:
         self._count("held", "holding")
-        outcome = "cancelled"
+        outcome = "denied"
         try:
             try:
                 _wait_for_verdict(call, self.max_hold)
@@ -237,7 +244,7 @@ class Seam:
                 _wait_for_verdict(call, None)
             outcome = "flushed"
         finally:
-            self._end(call, outcome)
+            self._end(outcome)
 
     def _too_long(self, effect: str) -> str:
         return f"{effect} was held at the seam {self.name!r} for {self.max_hold} s"
@@ -247,10 +254,7 @@ class Seam:
             for kind in kinds:
                 self._counts[kind] += 1
 
-    def _end(self, call: UnconfirmedCall, outcome: str) -> None:
-        denied = call.barrier.effective_state is BarrierState.DENIED
-        if denied and outcome == "cancelled":  # because it was denied
-            outcome = "denied"
+    def _end(self, outcome: str) -> None:
         with _lock:
             self._counts["holding"] -= 1
             self._counts[outcome] += 1

@@ -132,6 +132,25 @@ async def test_a_tool_that_swallows_the_end_of_its_hold_is_not_adopted_without_i
     assert seam.counts.expired == 1
 
 
+async def test_a_tool_whose_own_time_limit_ends_its_hold_is_not_adopted_without_its_effect():
+    seam, effects = Seam("posts"), []
+
+    async def post() -> str:
+        with anyio.move_on_after(1.0):
+            async with seam.hold("a post"):
+                effects.append("posted")
+            return "posted"
+        return "The post office took too long."
+
+    model = ScriptedModel([[("post", {})], "Done."], delay=5.0)
+    expects = RulePredictor([rule("Go", "post")])
+    agent = Agent(model, [tool_of(post)], predictors=[expects])
+    result = await agent.run("Go.")
+    assert result.messages[-2].content == "posted"
+    assert effects == ["posted"]
+    assert seam.counts == SeamCounts(held=1, cancelled=1)
+
+
 async def test_a_confirmed_call_waits_for_its_conditions_as_long_as_they_take():
     seam, effects = Seam("posts", max_hold=3.0), []
     approval = WriteBarrier(name="approval")
