@@ -6,9 +6,9 @@ import pytest
 
 from headstart import Effect
 from headstart.demo._latencies import TOOL_LATENCIES, Latencies
-from headstart.demo._services import open_services
+from headstart.demo._services import Table, _seed, open_services
 from headstart.demo._tools import TOOLS
-from headstart.testing import DatabaseObserver, assert_speculation_safe
+from headstart.testing import assert_speculation_safe
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
 
@@ -30,21 +30,31 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.parametrize("with_reset", [False, True])
 @pytest.mark.parametrize("made", TOOLS, ids=lambda made: made.name)
-async def test_a_tool_of_the_demo_is_safe(made, tmp_path):
+async def test_a_tool_of_the_demo_is_safe(made, with_reset, tmp_path):
     async with open_services(tmp_path, latencies=QUICK) as services:
+        engine = services.deps.database.kw["bind"]
+
+        async def reset():
+            async with engine.begin() as connection:
+                for table in reversed(Table.metadata.sorted_tables):
+                    await connection.execute(table.delete())
+            async with services.deps.database.begin() as session:
+                session.add_all(_seed())
+            services.chat.posted.clear()
+
         safety = await assert_speculation_safe(
             made,
             ARGUMENTS[made.name],
             deps=services.deps,
-            observe=[
-                DatabaseObserver(services.deps.database.kw["bind"]),
-                lambda: services.chat.posted,
-            ],
+            observe=[engine, lambda: services.chat.posted],
+            reset=reset if with_reset else None,
         )
     gated = made.effect is Effect.GATED
     assert safety.held == gated
     assert safety.cancelled > 0
     assert bool(safety.effect) == gated
     assert (safety.cancelled_after > 0) == gated
-    assert safety.notes == ()
+    unrepeated = made.name in ("pause_incident", "set_severity") and not with_reset
+    assert len(safety.notes) == unrepeated

@@ -39,7 +39,7 @@ class Change:
 
     Attributes:
         place: Where it is: the observer's name, and the keys that lead there.
-        key: Which entry of it.
+        key: Which entry of it; of a list or set it has no text.
         before: What was there, or `ABSENT`.
         after: What is there now, or `ABSENT`.
     """
@@ -50,7 +50,7 @@ class Change:
     after: Any = ABSENT
 
     def __str__(self) -> str:
-        keys = () if isinstance(self.key, _Entry) else (_key_text(self.key),)
+        keys = () if self.key is NO_KEY else (_key_text(self.key),)
         where = _dotted((*self.place, *keys)[1:])
         where = f"{where}: " if where else ""
         if self.before is ABSENT:
@@ -84,9 +84,9 @@ def _differences(before: Any, after: Any, place: Place) -> Iterable[Change]:
     elif isinstance(before, AbstractSet) and isinstance(after, AbstractSet):
         olds, news = cast("set[Any]", before), cast("set[Any]", after)
         for entry in sorted(olds - news, key=repr):
-            yield Change(place=place, key=_Entry(0), before=entry)
+            yield Change(place=place, key=NO_KEY, before=entry)
         for entry in sorted(news - olds, key=repr):
-            yield Change(place=place, key=_Entry(0), after=entry)
+            yield Change(place=place, key=NO_KEY, after=entry)
     elif before != after:
         yield Change(place=place[:-1], key=place[-1], before=before, after=after)
 
@@ -104,20 +104,27 @@ def _of_mappings(
             yield from _differences(before[key], value, (*place, _key_text(key)))
 
 
-class _Entry(int):
-    """The position of an entry that has no key of its own."""
+class _NoKey:
+    def __repr__(self) -> str:
+        return ""
+
+
+NO_KEY = _NoKey()
+"""The key of an entry of a list or set."""
 
 
 def _of_lists(before: list[Any], after: list[Any], place: Place) -> Iterable[Change]:
-    left = list(after)
-    for position, entry in enumerate(before):
+    same = 0  # most lists only grow
+    while same < min(len(before), len(after)) and before[same] == after[same]:
+        same += 1
+    left = after[same:]
+    for entry in before[same:]:
         if entry in left:
             left.remove(entry)
         else:
-            yield Change(place=place, key=_Entry(position), before=entry)
-    start = len(after) - len(left)
-    for position, entry in enumerate(left):
-        yield Change(place=place, key=_Entry(start + position), after=entry)
+            yield Change(place=place, key=NO_KEY, before=entry)
+    for entry in left:
+        yield Change(place=place, key=NO_KEY, after=entry)
 
 
 def report(changes: Iterable[Change], limit: int = 6) -> str:
@@ -167,6 +174,16 @@ class Reference:
     def tells(self) -> bool:
         """Whether once can be told from twice by it."""
         return bool(self._growth)
+
+    def unrepeated(self, changes: Iterable[Change]) -> list[str]:
+        """Where `changes` could not be compared, as plain runs change nothing there."""
+        if self._exact:
+            return []
+        return [
+            _dotted(place)
+            for place, kind in _growth(changes)
+            if (place, kind) not in self._growth
+        ]
 
     def differences(self, changes: Iterable[Change]) -> list[str]:
         """How `changes` differ from what a plain run changes; empty if they do not."""
@@ -303,7 +320,7 @@ def _details(
 
 def _is_generated(key: Any) -> bool:
     """Whether a key says in which order entries came, rather than what they are."""
-    if isinstance(key, _Entry):
+    if key is NO_KEY:
         return True
     if isinstance(key, tuple):
         parts = cast("tuple[Any, ...]", key)

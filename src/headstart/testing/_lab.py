@@ -279,7 +279,7 @@ class SpeculationLab:
             max_turns=1000,
         )
         log = EventLog()
-        before = copy.deepcopy(await take_snapshot(self._observers))
+        before = await take_snapshot(self._observers)
         with anyio.fail_after(FOREVER):
             async with agent.open_session(
                 deps=deps, sink=log, speculate=speculate

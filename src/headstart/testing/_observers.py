@@ -32,8 +32,8 @@ class Observer(Protocol):
     async def snapshot(self) -> object:
         """What is there now, as mappings, lists and values that compare by `==`.
 
-        It is not kept from the tools that run at the time: what it uses, such as a
-        database connection, is not theirs.
+        New objects each time. What it uses, such as a database connection, is not the
+        tools' own, which may hold it at the time.
         """
         ...
 

@@ -244,10 +244,10 @@ async def _check_effect(
             "nothing was checked.",
             "Observe what it changes, and give arguments with which it does.",
         )
-    if not reference.tells:
+    if unrepeated := reference.unrepeated(flushed.changes):
         check.notes.append(
-            "Done again, it changes nothing more that could be counted, so that once "
-            f"could not be told from twice. {_RESET}"
+            f"Done again, it changes no more at {', '.join(unrepeated[:3])}, so that once "
+            f"could not be told from twice there. {_RESET}"
         )
     if flushed.early is not None and flushed.early != _rendered(flushed.value):
         check.notes.append(

@@ -16,7 +16,6 @@ import inspect
 import logging
 import threading
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -43,7 +42,6 @@ from ._stepping import Stepping, StubbornError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from contextlib import AbstractContextManager
 
     from headstart._calls import ToolResult
 
@@ -86,7 +84,6 @@ class UnsafeToolError(AssertionError):
         phase: str = "",
         changes: Iterable[Change] = (),
         advice: str = "",
-        where: Iterable[str] = (),
     ) -> None:
         self.tool = tool
         self.phase = phase
@@ -98,7 +95,6 @@ class UnsafeToolError(AssertionError):
         if self.changes:
             indented = report(self.changes).replace("\n", "\n  ")
             parts.append(f"seen:\n  {indented}")
-        parts += [f"where:  {line}" for line in where]
         parts.append(f"to do:  {advice}")
         super().__init__("\n".join(parts))
 
@@ -172,18 +168,16 @@ class Trials:
             conditions=[approval] if ending == "refuse" else [],
         )
         failure: Exception | None = None
-        watch, findings = _tripwire() if ending == "discard" else (nullcontext(), [])
-        with watch:
-            async with anyio.create_task_group() as group:
-                guess.launch(group, on_end=moved.set)
-                group.start_soon(interruption.carry_out, guess)
-                try:
-                    await self._drive(run, guess, approval, moved, before, findings)
-                except Exception as error:  # noqa: BLE001 - raised below, in no group
-                    failure = error
-                finally:
-                    interruption.scope.cancel()
-                    self._abandon(guess, approval)
+        async with anyio.create_task_group() as group:
+            guess.launch(group, on_end=moved.set)
+            group.start_soon(interruption.carry_out, guess)
+            try:
+                await self._drive(run, guess, approval, moved, before)
+            except Exception as error:  # noqa: BLE001 - raised below, in no group
+                failure = error
+            finally:
+                interruption.scope.cancel()
+                self._abandon(guess, approval)
         run.error, run.value, run.early = guess.error, guess.value, guess.early_result
         if failure is not None:
             raise failure
@@ -198,7 +192,7 @@ class Trials:
                 "Let the cancellation end the tool: catch it to tidy up, and raise it.",
             )
         if ending in ("discard", "refuse") and run.changes:
-            raise self._seen(run, run.phase, run.changes, findings)
+            raise self._seen(run, run.phase, run.changes)
         self._last = run
         return run
 
@@ -209,7 +203,6 @@ class Trials:
         approval: WriteBarrier,
         moved: _Flag,
         before: Any,
-        findings: list[Any],
     ) -> None:
         """Let the call come to its barrier or end, look, and end it as planned."""
         if run.ending in ("refuse", "plain"):
@@ -220,7 +213,7 @@ class Trials:
         if guess.barrier.state is BarrierState.DENIED and not run.interrupted:
             run.given_up = guess.barrier.reason or "for no reason"
         if run.held and not guess.ended and run.ending != "plain":
-            await self._look(run, before, "held", findings)
+            await self._look(run, before, "held")
         if run.ending == "discard":
             guess.cancel("the guess was wrong")
         elif run.ending == "refuse":
@@ -345,12 +338,10 @@ class Trials:
         while disowned_threads() > disowned and time.perf_counter() < end:
             await anyio.to_thread.run_sync(time.sleep, 0.001)
 
-    async def _look(
-        self, run: Trial, before: Any, phase: str, findings: list[Any]
-    ) -> None:
+    async def _look(self, run: Trial, before: Any, phase: str) -> None:
         changes = changes_between(before, await self._snapshot(run))
         if changes:
-            raise self._seen(run, phase, changes, findings)
+            raise self._seen(run, phase, changes)
 
     async def _snapshot(self, run: Trial) -> dict[str, object]:
         with anyio.move_on_after(self._timeout):
@@ -367,7 +358,6 @@ class Trials:
         run: Trial,
         phase: str,
         changes: tuple[Change, ...],
-        findings: list[Any],
     ) -> UnsafeToolError:
         """What is wrong when something changed that must not have."""
         reads = self.tool.effect is Effect.READ
@@ -393,7 +383,7 @@ class Trials:
                     f" ({observer.name!r} has one connection for all, and so it sees "
                     "what is not committed: let the test use a database in a file.)"
                 )
-        return self.failure(run, what, advice, changes, findings, phase)
+        return self.failure(run, what, advice, changes, phase)
 
     def failure(
         self,
@@ -401,7 +391,6 @@ class Trials:
         what: str,
         advice: str,
         changes: Iterable[Change] = (),
-        findings: Iterable[Any] = (),
         phase: str = "",
     ) -> UnsafeToolError:
         """Say what is wrong."""
@@ -411,7 +400,6 @@ class Trials:
             phase=phase or run.phase,
             changes=changes,
             advice=advice,
-            where=[f"{each.file}:{each.line} ({each.event})" for each in findings],
         )
         error.__cause__ = run.error if isinstance(run.error, Exception) else None
         return error
@@ -455,7 +443,3 @@ class _Flag:
 
     async def wait(self) -> None:
         await self._event.wait()
-
-
-def _tripwire() -> tuple[AbstractContextManager[Any], list[Any]]:
-    return nullcontext(), []
