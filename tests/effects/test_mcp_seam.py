@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 pytest.importorskip("mcp", reason="needs headstart[mcp]")
 
-from mcp import Client
+from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.shared.exceptions import MCPError
@@ -34,7 +34,7 @@ from headstart.effects import SeamCounts
 from headstart.effects.mcp import hold_tool_calls
 from headstart.testing import ScriptedModel
 
-from .calls import Guess, tool_of
+from .calls import Guess, tool_of, until
 
 READS = ToolAnnotations(read_only_hint=True)
 modes = pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -395,6 +395,47 @@ async def test_a_call_that_is_cancelled_at_any_step_while_it_is_held_leaves_noth
                 await guess.wait_until_ended()
         assert hold.seam.counts.holding == 0
     assert shop.done == []
+
+
+SERVER = """
+import sys
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("shop", log_level="CRITICAL")
+
+@server.tool()
+async def cancel(order: int) -> str:
+    with open(sys.argv[1], "a") as log:
+        log.write(f"cancelled {order};")
+    return f"cancelled {order}"
+
+server.run("stdio")
+"""
+
+
+@pytest.mark.real_time
+async def test_a_server_in_another_process_does_nothing_before_it_is_certain(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    program = StdioServerParameters(
+        command=sys.executable, args=["-c", SERVER, str(log)]
+    )
+    async with Client(program) as client:
+        hold = hold_tool_calls(client)
+
+        async def post() -> str:
+            return text_of(await client.call_tool("cancel", {"order": 7}))
+
+        async with launch(post):
+            await until(lambda: hold.seam.counts.holding)
+        assert await client.list_tools()  # it has answered, and so has read all else
+        assert log.read_text() == ""
+        async with launch(post) as guess:
+            await until(lambda: hold.seam.counts.holding)
+            await client.list_tools()
+            assert log.read_text() == ""
+            assert await guess.adopt() == "cancelled 7"
+    assert log.read_text() == "cancelled 7;"
 
 
 async def test_a_server_that_cannot_list_its_tools_is_not_believed():
