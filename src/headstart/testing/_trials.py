@@ -14,14 +14,12 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -158,18 +156,23 @@ class Trials:
             phase=phase, ending=ending, cancel_at=cancel_at, cancel_after=cancel_after
         )
         before = await self._begin(run)
-        moved, disowned = _Flag(), disowned_threads()
+        moved, disowned = anyio.Event(), disowned_threads()
         interruption = _Interruption()
         approval = WriteBarrier(name="approval")
         guess = ToolCallSpeculator(
-            self._watched(run, lambda: guess, moved, interruption),
+            self._watched(run, lambda: guess, interruption),
             self._arguments,
             deps=self._deps,
             conditions=[approval] if ending == "refuse" else [],
         )
+
+        def on_hold() -> None:
+            run.held = True
+            moved.set()
+
         failure: Exception | None = None
         async with anyio.create_task_group() as group:
-            guess.launch(group, on_end=moved.set)
+            guess.launch(group, on_hold=on_hold, on_end=moved.set)
             group.start_soon(interruption.carry_out, guess)
             try:
                 await self._drive(run, guess, approval, moved, before)
@@ -201,7 +204,7 @@ class Trials:
         run: Trial,
         guess: ToolCallSpeculator,
         approval: WriteBarrier,
-        moved: _Flag,
+        moved: anyio.Event,
         before: Any,
     ) -> None:
         """Let the call come to its barrier or end, look, and end it as planned."""
@@ -266,7 +269,6 @@ class Trials:
         self,
         run: Trial,
         guess: Callable[[], ToolCallSpeculator],
-        moved: _Flag,
         interruption: _Interruption,
     ) -> Tool:
         """The tool, with each of its awaits and its hold noticed."""
@@ -285,16 +287,10 @@ class Trials:
             run.interrupted = True
             return interruption.ask()
 
-        def on_hold() -> None:
-            run.held = True
-            moved.set()
-
         async def function(*args: Any, **kwargs: Any) -> Any:
-            context = current_context()
-            if context is not None:
-                context.barrier.on_first_wait(on_hold)
             if not tool.is_async:
                 call = partial(tool.function, *args, **kwargs)
+                context = current_context()
                 speculative = context is not None and context.speculative
                 return await run_in_thread(call, speculative=speculative)
             coroutine = tool.function(*args, **kwargs)
@@ -425,21 +421,3 @@ class _Interruption:
             if not guess.cancel("the guess was wrong"):
                 guess.abort()
             self._done.set()
-
-
-class _Flag:
-    """An event that any thread may set."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._thread = threading.get_ident()
-        self._token = anyio.lowlevel.current_token()
-
-    def set(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._event.set()
-        else:
-            anyio.from_thread.run_sync(self._event.set, token=self._token)
-
-    async def wait(self) -> None:
-        await self._event.wait()
