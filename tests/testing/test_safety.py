@@ -1,5 +1,6 @@
 """Each kind of careless tool is caught, in its phase; each careful one is not."""
 
+import pickle
 import uuid
 
 import anyio
@@ -110,6 +111,9 @@ async def test_an_effect_before_the_barrier_is_seen_while_the_call_is_held(world
     assert error.observers == ("seen_posts",)
     assert [change.after for change in error.changes] == ["hi"]
     assert "    + 'hi'" in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.changes) == (str(error), error.changes)
+    assert str(copy.changes[0]) == "+ 'hi'"
 
 
 async def test_a_tool_that_never_waits_is_told_so(world):

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import enum
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set as AbstractSet
@@ -24,13 +25,19 @@ WIDTH = 100
 Place: TypeAlias = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Absent:
+class _Mark(enum.Enum):
+    """What stands where there is no value; one object each, also when it was pickled."""
+
+    ABSENT = "nothing"
+    NO_KEY = ""
+
     def __repr__(self) -> str:
-        return "nothing"
+        return self.value
 
 
-ABSENT = _Absent()
+ABSENT = _Mark.ABSENT
+NO_KEY = _Mark.NO_KEY
+"""The key of an entry of a list or set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +109,6 @@ def _of_mappings(
             yield Change(place=place, key=key, after=value)
         else:
             yield from _differences(before[key], value, (*place, _key_text(key)))
-
-
-class _NoKey:
-    def __repr__(self) -> str:
-        return ""
-
-
-NO_KEY = _NoKey()
-"""The key of an entry of a list or set."""
 
 
 def _of_lists(before: list[Any], after: list[Any], place: Place) -> Iterable[Change]:

@@ -24,7 +24,7 @@ import anyio.lowlevel
 
 from headstart._agent import Agent
 from headstart._calls import ToolCall, ToolResult
-from headstart._errors import UsageError
+from headstart._errors import Pickling, UsageError
 from headstart._events import EventLog, Summary, summarize
 from headstart._messages import ModelRequest
 from headstart._policy import LimitPolicy
@@ -46,7 +46,7 @@ FOREVER = 1e6
 """Virtual seconds after which a run is taken to wait for what never comes."""
 
 
-class SpeculationDiffersError(AssertionError):
+class SpeculationDiffersError(Pickling, AssertionError):
     """A run with speculation showed what the same run without it does not.
 
     Attributes:

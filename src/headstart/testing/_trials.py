@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from headstart._barrier import BarrierState, WriteBarrier
 from headstart._call_speculation import ToolCallSpeculator
+from headstart._errors import Pickling
 from headstart._lifecycle import SpeculationState
 from headstart._tools import (
     Effect,
@@ -62,7 +63,7 @@ _ENDS_THERE = (
 )
 
 
-class UnsafeToolError(AssertionError):
+class UnsafeToolError(Pickling, AssertionError):
     """A tool does what speculation would show.
 
     Attributes:
