@@ -242,3 +242,12 @@ def test_other_arguments_are_of_the_same_types():
     assert _altered('{"a": null}', rng) == '{"a": null}'
     assert _altered("{}", rng) == "{}"
     assert _altered("{", rng) == "{"
+
+
+def test_a_run_that_waits_for_ever_says_that_virtual_time_waits_for_nothing_real():
+    @tool(name="look", effect=Effect.READ)
+    async def waits(row: int) -> str:
+        await anyio.sleep_forever()
+
+    with pytest.raises(UsageError, match="await check_all"):
+        lab(waits, change).run(1)

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from headstart._messages import DeltaReceiver, ModelResponse
     from headstart.predictors import Conversation
 
+_NEVER_ENDED = (
+    "The run did not end. Virtual time does not wait for what is real, such as a "
+    "database, a socket or a process: there, await check_all(seeds) in an async test, and "
+    "give a small slowest=. Otherwise a tool waits for what never comes."
+)
+
 FOREVER = 1e6
 """Virtual seconds after which a run is taken to wait for what never comes."""
 
@@ -280,12 +286,14 @@ class SpeculationLab:
         )
         log = EventLog()
         before = await take_snapshot(self._observers)
-        with anyio.fail_after(FOREVER):
+        with anyio.move_on_after(FOREVER) as scope:
             async with agent.open_session(
                 deps=deps, sink=log, speculate=speculate
             ) as session:
                 result = await agent.run(self._user, session=session)
             await anyio.sleep(2 * self._slowest)  # for what would come late
+        if scope.cancelled_caught:
+            raise UsageError(_NEVER_ENDED)
         after = await take_snapshot(self._observers)
         return _Arm(
             tuple(message.to_dict() for message in result.messages),
