@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import anyio
 import anyio.lowlevel
 
-from headstart._agent import Agent
+from headstart._agent import Agent, RunResult
 from headstart._calls import ToolCall, ToolResult
 from headstart._errors import Pickling, UsageError
 from headstart._events import EventLog, Summary, summarize
@@ -286,13 +286,14 @@ class SpeculationLab:
         )
         log = EventLog()
         before = await take_snapshot(self._observers)
-        with anyio.move_on_after(FOREVER) as scope:
+        result: RunResult | None = None
+        with anyio.move_on_after(FOREVER):
             async with agent.open_session(
                 deps=deps, sink=log, speculate=speculate
             ) as session:
                 result = await agent.run(self._user, session=session)
             await anyio.sleep(2 * self._slowest)  # for what would come late
-        if scope.cancelled_caught:
+        if result is None:
             raise UsageError(_NEVER_ENDED)
         after = await take_snapshot(self._observers)
         return _Arm(
