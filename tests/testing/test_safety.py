@@ -5,6 +5,7 @@ import uuid
 
 import anyio
 import pytest
+import trio
 
 from headstart import Effect, Tool, ToolContext, UsageError, WriteDenied, tool
 from headstart._tools import run_in_thread
@@ -287,6 +288,41 @@ async def test_a_shielded_effect_is_whole(world):
         return "posted"
 
     assert (await check(world, gated(post))).cancelled_after == 2
+
+
+async def test_an_await_that_is_shielded_is_not_interrupted(world, anyio_backend):
+    on_trio = anyio_backend[0] == "trio"
+    lock = trio.Lock() if on_trio else anyio.Lock()
+
+    async def post(ctx: ToolContext) -> str:
+        async with lock:  # whoever is cancelled when it has it must let go of it
+            await anyio.sleep(1.0)
+        await ctx.barrier.wait()
+        async with lock:
+            world.posts.append("hi")
+        return "posted"
+
+    for _ in range(5):  # trio's tasks take turns in a random order
+        assert (await check(world, gated(post))).held
+
+
+async def test_awaits_beyond_the_limit_are_noted(world):
+    async def post(ctx: ToolContext) -> str:
+        for _ in range(5):
+            await anyio.sleep(0.5)
+        await ctx.barrier.wait()
+        for _ in range(5):
+            await anyio.sleep(0.5)
+        world.posts.append("hi")
+        return "posted"
+
+    safety = await check(world, gated(post), max_awaits=3)
+    assert (safety.cancelled, safety.cancelled_after) == (3, 3)
+    assert len(safety.notes) == 2
+    assert all("max_awaits=" in note for note in safety.notes)
+    safety = await check(world, gated(post))
+    assert (safety.cancelled, safety.cancelled_after) == (6, 5)
+    assert safety.notes == ()
 
 
 async def test_generated_keys_and_texts_are_not_compared(world):

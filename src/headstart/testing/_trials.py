@@ -411,9 +411,17 @@ class _Interruption:
         self._done = anyio.Event()
 
     def ask(self) -> Callable[[], Any]:
-        """Have it carried out; gives what the call waits for until it is."""
+        """Have it carried out; gives what the call waits for until it is.
+
+        That is no place to be cancelled at: the await before it may be one that is
+        shielded, as where a lock was taken, and its caller relies on that.
+        """
         self._asked.set()
-        return self._done.wait
+        return self._wait
+
+    async def _wait(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._done.wait()
 
     async def carry_out(self, guess: ToolCallSpeculator) -> None:
         """Throw the call away; if it is confirmed, cancel it as its host would."""
