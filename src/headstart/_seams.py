@@ -130,7 +130,7 @@ class Seam:
     async def wait(self, effect: str = "an effect") -> None:
         """Wait until an effect may happen here. At once, where nothing holds it.
 
-        Cancelling cancels the wait.
+        Cancelling cancels the wait, and gives the call up if it is not confirmed.
 
         Args:
             effect: What it is, for errors: no arguments and no secrets.
