@@ -87,6 +87,11 @@ class Database:
     async def until_held(self, count: int = 1) -> None:
         await until(lambda: self.seam.counts.holding >= count)
 
+    async def until_connected(self, count: int) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(count):
+                await stack.enter_async_context(self.engine.connect())
+
     @property
     def checked_out(self) -> int:
         pool = getattr(self.engine, "sync_engine", self.engine).pool

@@ -70,7 +70,7 @@ POSTGRESQL = [
     ("SELECT mine.lower(x) FROM t", OTHER),
     ("SELECT mine . lower (x) FROM t", OTHER),
     ("SELECT a.pg_catalog.lower(x) FROM t", OTHER),
-    ("SELECT ſum(x) FROM t", OTHER),
+    ("SELECT \u017fum(x) FROM t", OTHER),
     ("SELECT * FROM my_function(1) AS (a int)", OTHER),
     ("INSERT INTO t VALUES (my_function())", OTHER),
     ("SELECT set_config('a.b', 'c', false)", OTHER),
@@ -165,9 +165,36 @@ def test_a_long_statement_is_judged_like_a_short_one():
     assert classify(f"INSERT INTO t VALUES {values}; COMMIT", "sqlite") is OTHER
 
 
-FRAGMENTS = st.sampled_from(
-    ["SELECT", "'", '"', "$$", "$a$", "--", "/*", "*/", "\n", "\r", "\\", ";", "#", "`"]
-    + ["[", "]", "(", ")", "a", "1", " ", "E'", "$1", ",", "lower", "::", ":="]
+FRAGMENTS = st.sampled_from(  # of texts to get lost in
+    [
+        "SELECT",
+        "'",
+        '"',
+        "$$",
+        "$a$",
+        "--",
+        "/*",
+        "*/",
+        "\n",
+        "\r",
+        "\\",
+        ";",
+        "#",
+        "`",
+        "[",
+        "]",
+        "(",
+        ")",
+        "a",
+        "1",
+        " ",
+        "E'",
+        "$1",
+        ",",
+        "lower",
+        "::",
+        ":=",
+    ]
 )
 
 

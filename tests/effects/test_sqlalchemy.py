@@ -4,12 +4,14 @@ import contextlib
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.util import greenlet_spawn
 
 from headstart import (
     Agent,
@@ -353,7 +355,7 @@ async def with_a_raw_connection(db):
     try:
         raw.cursor().execute("anything")
     finally:
-        raw.close()
+        await greenlet_spawn(raw.close)
 
 
 async def with_the_driver(db):
@@ -582,3 +584,110 @@ async def test_an_engine_that_was_disposed_is_held_as_before(driver, at):
             await db.until_held()
             assert db.outside.rows() == []
         assert db.outside.rows() == []
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_two_hundred_held_calls_leave_connections_to_others(driver, at):
+    settings = {"pool_size": 5, "max_overflow": 0, "pool_timeout": 5}
+    async with opened(at(driver), driver, engine=settings) as db:
+        assert db.held.connections == 2
+        made = tool_of(db.post)
+        async with contextlib.AsyncExitStack() as stack:
+            guesses = [
+                await stack.enter_async_context(ToolCallSpeculator(made, "{}"))
+                for _ in range(200)
+            ]
+            await db.until_held(200)
+            assert db.checked_out <= 2
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(db.post, f"real {number:02}")
+            assert len(db.outside.rows()) == 20
+            for guess in guesses[::-50]:  # a confirmed one waits behind nobody
+                await guess.adopt()
+            assert db.outside.rows().count("posted") == 4
+        assert db.outside.rows().count("posted") == 4
+        await until(lambda: db.checked_out == 0)
+        assert db.held._places.free == 2
+        assert db.seam.counts.holding == 0
+
+
+async def test_held_threads_leave_connections_to_others(at):
+    settings = {"pool_size": 3, "max_overflow": 0, "pool_timeout": 5}
+    async with opened(at("psycopg-sync"), "psycopg-sync", engine=settings) as db:
+        made = tool_of(db.post_blocking)
+        async with contextlib.AsyncExitStack() as stack:
+            guesses = [
+                await stack.enter_async_context(ToolCallSpeculator(made, "{}"))
+                for _ in range(10)
+            ]
+            await db.until_held(10)
+            assert db.checked_out == 1
+            await anyio.to_thread.run_sync(db.post_blocking, "real")
+            await guesses[-1].adopt()
+            assert db.outside.rows() == ["posted", "real"]
+        await until(lambda: db.checked_out == 0 and db.seam.counts.holding == 0)
+        assert db.outside.rows() == ["posted", "real"]
+        assert db.held._places.free == 1
+
+
+@pytest.mark.parametrize("driver", SERVED)
+async def test_a_place_is_free_once_its_call_is_confirmed(driver, at):
+    settings = {"pool_size": 3, "max_overflow": 0}
+    async with opened(at(driver), driver, engine=settings) as db:
+        goes_on = anyio.Event()
+
+        async def post() -> str:
+            async with db.engine.begin() as connection:
+                await connection.execute(db.insert, {"word": "first"})
+                await goes_on.wait()
+            return "posted"
+
+        async with ToolCallSpeculator(tool_of(post), "{}") as first:
+            await until(lambda: db.checked_out == 1)
+            async with ToolCallSpeculator(tool_of(db.post), "{}"):
+                await db.until_held()  # for a place
+                first.confirm()
+                await until(lambda: db.checked_out == 2)
+                goes_on.set()
+                assert await first.wait() == "posted"
+        assert db.outside.rows() == ["first"]
+
+
+@pytest.mark.parametrize("driver", SERVED)
+async def test_a_call_that_needs_two_connections_has_them_once_it_is_confirmed(
+    driver, at
+):
+    settings = {"pool_size": 3, "max_overflow": 0}
+    async with opened(at(driver), driver, engine=settings) as db:
+
+        async def post() -> str:
+            async with db.engine.connect() as outer:
+                await outer.execute(db.select)
+                await db.post()
+            return "posted"
+
+        async with ToolCallSpeculator(tool_of(post), "{}") as guess:
+            await db.until_held()
+            assert db.checked_out == 1
+            assert await guess.adopt() == "posted"
+        assert db.outside.rows() == ["posted"]
+
+
+@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_a_call_that_is_cancelled_anywhere_leaves_nothing(driver, at, step):
+    settings = {"pool_size": 3, "max_overflow": 0}
+    async with opened(at(driver), driver, engine=settings) as db:
+        # Connected before: asyncpg complains of itself when connecting is cancelled.
+        await db.until_connected(2)
+        made = tool_of(db.post)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(2):  # one has a place, the other waits for it
+                await stack.enter_async_context(ToolCallSpeculator(made, "{}"))
+            for _ in range(step * step):
+                await anyio.lowlevel.checkpoint()
+        await until(lambda: db.checked_out == 0)
+        assert db.outside.rows() == []
+        assert db.held._places.free == 1
+        assert await db.post() == ["posted"]

@@ -51,38 +51,257 @@ _WRITTEN_BY = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"})
 _LOCKING = frozenset({"FOR", "LOCK"})
 # Words that make more of a SELECT than a row set, or have effects without parentheses.
 _NEVER = frozenset(
-    """ALTER ANALYSE ANALYZE ATTACH BEGIN CALL COMMIT COPY CREATE DECLARE DETACH DROP
-    DUMPFILE EXEC EXECUTE GO GRANT NEXTVAL OPENQUERY OPENROWSET OUTFILE PRAGMA PROCEDURE
-    RELEASE REVOKE ROLLBACK SAVEPOINT TRUNCATE UESCAPE VACUUM""".split()
+    [
+        "ALTER",
+        "ANALYSE",
+        "ANALYZE",
+        "ATTACH",
+        "BEGIN",
+        "CALL",
+        "COMMIT",
+        "COPY",
+        "CREATE",
+        "DECLARE",
+        "DETACH",
+        "DROP",
+        "DUMPFILE",
+        "EXEC",
+        "EXECUTE",
+        "GO",
+        "GRANT",
+        "NEXTVAL",
+        "OPENQUERY",
+        "OPENROWSET",
+        "OUTFILE",
+        "PRAGMA",
+        "PROCEDURE",
+        "RELEASE",
+        "REVOKE",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "TRUNCATE",
+        "UESCAPE",
+        "VACUUM",
+    ]
 )
 _BEFORE_PARENTHESES = frozenset(
-    """ALL AND ANY ARRAY AS BETWEEN BY CASE CONFLICT CROSS CUBE DISTINCT ELSE ESCAPE EXCEPT
-    EXISTS FETCH FILTER FROM FULL GROUP GROUPING HAVING ILIKE IN INNER INTERSECT IS JOIN
-    LATERAL LEFT LIKE LIMIT MATERIALIZED NOT OFFSET ON ONLY OR OVER OVERLAPS PARTITION
-    RETURNING RIGHT ROLLUP ROW SELECT SET SETS SIMILAR SOME THEN TO UNION USING VALUES
-    VARYING WHEN WHERE WINDOW WITHIN""".split()
+    [
+        "ALL",
+        "AND",
+        "ANY",
+        "ARRAY",
+        "AS",
+        "BETWEEN",
+        "BY",
+        "CASE",
+        "CONFLICT",
+        "CROSS",
+        "CUBE",
+        "DISTINCT",
+        "ELSE",
+        "ESCAPE",
+        "EXCEPT",
+        "EXISTS",
+        "FETCH",
+        "FILTER",
+        "FROM",
+        "FULL",
+        "GROUP",
+        "GROUPING",
+        "HAVING",
+        "ILIKE",
+        "IN",
+        "INNER",
+        "INTERSECT",
+        "IS",
+        "JOIN",
+        "LATERAL",
+        "LEFT",
+        "LIKE",
+        "LIMIT",
+        "MATERIALIZED",
+        "NOT",
+        "OFFSET",
+        "ON",
+        "ONLY",
+        "OR",
+        "OVER",
+        "OVERLAPS",
+        "PARTITION",
+        "RETURNING",
+        "RIGHT",
+        "ROLLUP",
+        "ROW",
+        "SELECT",
+        "SET",
+        "SETS",
+        "SIMILAR",
+        "SOME",
+        "THEN",
+        "TO",
+        "UNION",
+        "USING",
+        "VALUES",
+        "VARYING",
+        "WHEN",
+        "WHERE",
+        "WINDOW",
+        "WITHIN",
+    ]
 )
 _FUNCTIONS = frozenset(
-    """ABS AGE ANY_VALUE ARRAY_AGG ARRAY_LENGTH ARRAY_POSITION ARRAY_TO_STRING AVG
-    BIT_AND BIT_OR BOOL_AND BOOL_OR BTRIM CARDINALITY CAST CEIL CEILING CHAR_LENGTH
-    CHARACTER_LENGTH COALESCE CONCAT CONCAT_WS COUNT CUME_DIST CURRENT_DATABASE
-    CURRENT_SCHEMA CURRENT_USER DATE DATETIME DATE_PART DATE_TRUNC DENSE_RANK EVERY EXP
-    EXTRACT FIRST_VALUE FLOOR FORMAT_TYPE GEN_RANDOM_UUID GENERATE_SERIES GREATEST
-    GROUP_CONCAT HEX IFNULL IIF INITCAP INSTR JSON_AGG JSON_ARRAY JSON_ARRAY_ELEMENTS
-    JSON_ARRAY_ELEMENTS_TEXT JSON_ARRAY_LENGTH JSON_BUILD_ARRAY JSON_BUILD_OBJECT
-    JSON_EACH JSON_EXTRACT JSON_EXTRACT_PATH JSON_EXTRACT_PATH_TEXT JSON_GROUP_ARRAY
-    JSON_GROUP_OBJECT JSON_OBJECT JSON_OBJECT_AGG JSON_TYPE JSON_VALID JSONB_AGG
-    JSONB_ARRAY_ELEMENTS JSONB_ARRAY_ELEMENTS_TEXT JSONB_ARRAY_LENGTH JSONB_BUILD_ARRAY
-    JSONB_BUILD_OBJECT JSONB_EACH JSONB_EXTRACT_PATH JSONB_EXTRACT_PATH_TEXT
-    JSONB_OBJECT_AGG JULIANDAY LAG LAST_VALUE LEAD LEAST LEFT LENGTH LN LOG LOWER LPAD
-    LTRIM MAKE_DATE MAKE_INTERVAL MAX MD5 MIN MOD NOW NTH_VALUE NTILE NULLIF
-    OCTET_LENGTH PERCENTILE_CONT PERCENTILE_DISC PERCENT_RANK PG_GET_EXPR
-    PG_TABLE_IS_VISIBLE PLAINTO_TSQUERY POSITION POW POWER PRINTF QUOTE RANDOM RANK
-    REGEXP_MATCH REGEXP_REPLACE REPEAT REPLACE REVERSE RIGHT ROUND ROW_NUMBER
-    ROW_TO_JSON RPAD RTRIM SIGN SPLIT_PART SQRT STRFTIME STRING_AGG STRING_TO_ARRAY
-    STRPOS SUBSTR SUBSTRING SUM TIME TO_CHAR TO_DATE TO_JSON TO_JSONB TO_NUMBER
-    TO_TIMESTAMP TO_TSQUERY TO_TSVECTOR TOTAL TRANSLATE TRIM TRUNC TS_RANK TYPEOF UNNEST
-    UPPER VERSION WEBSEARCH_TO_TSQUERY""".split()
+    [
+        "ABS",
+        "AGE",
+        "ANY_VALUE",
+        "ARRAY_AGG",
+        "ARRAY_LENGTH",
+        "ARRAY_POSITION",
+        "ARRAY_TO_STRING",
+        "AVG",
+        "BIT_AND",
+        "BIT_OR",
+        "BOOL_AND",
+        "BOOL_OR",
+        "BTRIM",
+        "CARDINALITY",
+        "CAST",
+        "CEIL",
+        "CEILING",
+        "CHAR_LENGTH",
+        "CHARACTER_LENGTH",
+        "COALESCE",
+        "CONCAT",
+        "CONCAT_WS",
+        "COUNT",
+        "CUME_DIST",
+        "CURRENT_DATABASE",
+        "CURRENT_SCHEMA",
+        "CURRENT_USER",
+        "DATE",
+        "DATETIME",
+        "DATE_PART",
+        "DATE_TRUNC",
+        "DENSE_RANK",
+        "EVERY",
+        "EXP",
+        "EXTRACT",
+        "FIRST_VALUE",
+        "FLOOR",
+        "FORMAT_TYPE",
+        "GEN_RANDOM_UUID",
+        "GENERATE_SERIES",
+        "GREATEST",
+        "GROUP_CONCAT",
+        "HEX",
+        "IFNULL",
+        "IIF",
+        "INITCAP",
+        "INSTR",
+        "JSON_AGG",
+        "JSON_ARRAY",
+        "JSON_ARRAY_ELEMENTS",
+        "JSON_ARRAY_ELEMENTS_TEXT",
+        "JSON_ARRAY_LENGTH",
+        "JSON_BUILD_ARRAY",
+        "JSON_BUILD_OBJECT",
+        "JSON_EACH",
+        "JSON_EXTRACT",
+        "JSON_EXTRACT_PATH",
+        "JSON_EXTRACT_PATH_TEXT",
+        "JSON_GROUP_ARRAY",
+        "JSON_GROUP_OBJECT",
+        "JSON_OBJECT",
+        "JSON_OBJECT_AGG",
+        "JSON_TYPE",
+        "JSON_VALID",
+        "JSONB_AGG",
+        "JSONB_ARRAY_ELEMENTS",
+        "JSONB_ARRAY_ELEMENTS_TEXT",
+        "JSONB_ARRAY_LENGTH",
+        "JSONB_BUILD_ARRAY",
+        "JSONB_BUILD_OBJECT",
+        "JSONB_EACH",
+        "JSONB_EXTRACT_PATH",
+        "JSONB_EXTRACT_PATH_TEXT",
+        "JSONB_OBJECT_AGG",
+        "JULIANDAY",
+        "LAG",
+        "LAST_VALUE",
+        "LEAD",
+        "LEAST",
+        "LEFT",
+        "LENGTH",
+        "LN",
+        "LOG",
+        "LOWER",
+        "LPAD",
+        "LTRIM",
+        "MAKE_DATE",
+        "MAKE_INTERVAL",
+        "MAX",
+        "MD5",
+        "MIN",
+        "MOD",
+        "NOW",
+        "NTH_VALUE",
+        "NTILE",
+        "NULLIF",
+        "OCTET_LENGTH",
+        "PERCENTILE_CONT",
+        "PERCENTILE_DISC",
+        "PERCENT_RANK",
+        "PG_GET_EXPR",
+        "PG_TABLE_IS_VISIBLE",
+        "PLAINTO_TSQUERY",
+        "POSITION",
+        "POW",
+        "POWER",
+        "PRINTF",
+        "QUOTE",
+        "RANDOM",
+        "RANK",
+        "REGEXP_MATCH",
+        "REGEXP_REPLACE",
+        "REPEAT",
+        "REPLACE",
+        "REVERSE",
+        "RIGHT",
+        "ROUND",
+        "ROW_NUMBER",
+        "ROW_TO_JSON",
+        "RPAD",
+        "RTRIM",
+        "SIGN",
+        "SPLIT_PART",
+        "SQRT",
+        "STRFTIME",
+        "STRING_AGG",
+        "STRING_TO_ARRAY",
+        "STRPOS",
+        "SUBSTR",
+        "SUBSTRING",
+        "SUM",
+        "TIME",
+        "TO_CHAR",
+        "TO_DATE",
+        "TO_JSON",
+        "TO_JSONB",
+        "TO_NUMBER",
+        "TO_TIMESTAMP",
+        "TO_TSQUERY",
+        "TO_TSVECTOR",
+        "TOTAL",
+        "TRANSLATE",
+        "TRIM",
+        "TRUNC",
+        "TS_RANK",
+        "TYPEOF",
+        "UNNEST",
+        "UPPER",
+        "VERSION",
+        "WEBSEARCH_TO_TSQUERY",
+    ]
 )
 _SEQUENCES = frozenset({"NEXTVAL"})  # as every INSERT of a serial key does
 
@@ -205,14 +424,13 @@ def _judge(tokens: list[_Token], functions: frozenset[str]) -> Kind:
         if token.value == ";" and token.kind == "sign":
             return Kind.OTHER  # several statements
         if token.kind == "word":
-            if token.value in _WRITTEN_BY and not _called(tokens, index):
+            if (
+                token.value in _WRITTEN_BY and not _called(tokens, index)
+            ) or token.value in _LOCKING:
                 kind = Kind.WRITES
-            elif token.value in _LOCKING:
-                kind = Kind.WRITES
-            elif token.value == "INTO" and not _is_target(tokens, index):
-                return Kind.OTHER
-            elif token.value in _NEVER and not (
-                token.value in _SEQUENCES and _called(tokens, index)
+            elif (token.value == "INTO" and not _is_target(tokens, index)) or (
+                token.value in _NEVER
+                and not (token.value in _SEQUENCES and _called(tokens, index))
             ):
                 return Kind.OTHER
         if _called(tokens, index):

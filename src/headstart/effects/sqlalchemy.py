@@ -13,7 +13,7 @@ not undo: see `docs/effects.md`.
 
 from __future__ import annotations
 
-import sys
+import inspect
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from headstart._errors import UsageError
@@ -119,7 +119,7 @@ class HeldEngine:
         event.listen(engine, "before_cursor_execute", self._on_statement)
         event.listen(engine, "commit", self._on_commit)
         event.listen(engine, "prepare_twophase", self._on_two_phase)
-        event.listen(engine, "commit_twophase", self._on_two_phase)
+        self._hold_prepared()
 
     def __repr__(self) -> str:
         return f"<HeldEngine {self._dialect.name} {self.hold_at} {self.seam!r}>"
@@ -188,6 +188,33 @@ class HeldEngine:
             place = _own_place(connection, call)
             if place is None or place.dirty:
                 self.hold("a COMMIT")
+
+    def _hold_prepared(self) -> None:
+        """Hold verdicts on prepared transactions, which may be somebody else's.
+
+        `Connection.commit_prepared` tells no event.
+        """
+        dialect = self._dialect
+        commit, roll_back = dialect.do_commit_twophase, dialect.do_rollback_twophase
+
+        def held_commit(
+            connection: Connection, xid: Any, *args: Any, **how: Any
+        ) -> None:
+            self._on_two_phase()
+            commit(connection, xid, *args, **how)
+
+        def held_rollback(
+            connection: Connection,
+            xid: Any,
+            is_prepared: bool = True,  # noqa: FBT001, FBT002 - as the dialect has it
+            recover: bool = False,  # noqa: FBT001, FBT002
+        ) -> None:
+            if is_prepared:
+                self._on_two_phase()
+            roll_back(connection, xid, is_prepared, recover)
+
+        dialect.do_commit_twophase = held_commit
+        dialect.do_rollback_twophase = held_rollback
 
     def _on_two_phase(self, *_: Any) -> None:
         if unconfirmed_call() is not None:
@@ -297,13 +324,14 @@ class _HeldConnection(PoolProxiedConnection):
     def _check(self, name: str) -> None:
         if unconfirmed_call() is None:
             return
-        asking = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001
+        frame = inspect.currentframe()
+        for _ in range(2):  # over this method and the one that was asked
+            frame = frame and frame.f_back
+        asking = frame.f_globals.get("__name__", "") if frame is not None else ""
         if not self._held.is_internal(asking):
             self._held.seam.refuse(f"{name!r} of a driver's connection", _UNSEEN)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("tpc_prepare", "tpc_commit") and unconfirmed_call() is not None:
-            self._held.hold("a two-phase COMMIT")
         self._check(name)
         return getattr(self._connection, name)
 
