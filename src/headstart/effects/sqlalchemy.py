@@ -116,10 +116,9 @@ class HeldEngine:
         engine.pool.__class__ = _held_pool(type(engine.pool), self)
         event.listen(engine.pool, "checkin", self._on_checkin)
         event.listen(engine.pool, "detach", self._on_checkin)
-        event.listen(engine, "before_cursor_execute", self._on_statement)
-        event.listen(engine, "commit", self._on_commit)
-        event.listen(engine, "prepare_twophase", self._on_two_phase)
-        self._hold_prepared()
+        self._gate_statements(engine)
+        self._gate_commits()
+        self._gate_prepared()
 
     def __repr__(self) -> str:
         return f"<HeldEngine {self._dialect.name} {self.hold_at} {self.seam!r}>"
@@ -161,16 +160,40 @@ class HeldEngine:
         if place is not None:
             place.end()
 
-    def _on_statement(
-        self, connection: Connection, _: Any, statement: str, *__: Any
-    ) -> None:
+    def _gate_statements(self, engine: Engine) -> None:
+        """Gate each statement before it is executed, and again as it is.
+
+        Not by the engine's own events: with one listener, SQLAlchemy looks for listeners
+        of every kind, which took a third of the time of a small transaction on SQLite.
+        The first gate is where an error leaves the connection as it is. To the second
+        comes what the first does not see: a default's statement, or one that a listener
+        changed.
+        """
+        dialect: Any = self._dialect
+        kind, gate = dialect.execution_ctx_cls, self._on_statement
+
+        class HeldExecution(kind):
+            def pre_exec(self) -> None:
+                if unconfirmed_call() is not None:
+                    gate(self.root_connection, self.statement)
+                super().pre_exec()
+
+        dialect.execution_ctx_cls = HeldExecution
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, self._on_execute)
+
+    def _on_execute(self, _: Any, statement: str, *rest: Any) -> None:
+        if unconfirmed_call() is not None:
+            self._on_statement(rest[-1].root_connection, statement)
+
+    def _on_statement(self, connection: Connection, statement: str) -> None:
         call = unconfirmed_call()
         if call is None:
             return
         kind = classify(statement, self._dialect.name, self._functions)
         if kind is Kind.READS:
             return
-        place = _own_place(connection, call)
+        place = _own_place(connection.info, call)
         if (
             place is not None
             and kind is Kind.WRITES
@@ -178,24 +201,41 @@ class HeldEngine:
             and place.is_open
             and not self._commits_at_once(connection)
         ):
-            place.dirty = True
+            if not place.dirty:
+                place.dirty = True
+                # Where an error leaves the connection as it is; see _gate_commits.
+                event.listen(connection, "commit", self._on_commit)
             return
         self.hold("a statement")
 
-    def _on_commit(self, connection: Connection) -> None:
+    def _on_commit(self, connection: Any) -> None:
         call = unconfirmed_call()
         if call is not None:
-            place = _own_place(connection, call)
+            place = _own_place(getattr(connection, "info", {}), call)
             if place is None or place.dirty:
                 self.hold("a COMMIT")
 
-    def _hold_prepared(self) -> None:
-        """Hold verdicts on prepared transactions, which may be somebody else's.
-
-        `Connection.commit_prepared` tells no event.
-        """
+    def _gate_commits(self) -> None:
+        """Gate each COMMIT at the dialect: also of connections of somebody else's."""
         dialect = self._dialect
+        commit = dialect.do_commit
+
+        def held_commit(dbapi_connection: Any) -> None:
+            if unconfirmed_call() is not None:
+                self._on_commit(dbapi_connection)
+            commit(dbapi_connection)
+
+        dialect.do_commit = held_commit
+
+    def _gate_prepared(self) -> None:
+        """Gate what prepares, and verdicts on what was prepared, maybe by others."""
+        dialect = self._dialect
+        prepare = dialect.do_prepare_twophase
         commit, roll_back = dialect.do_commit_twophase, dialect.do_rollback_twophase
+
+        def held_prepare(connection: Connection, xid: Any) -> None:
+            self._on_two_phase()
+            prepare(connection, xid)
 
         def held_commit(
             connection: Connection, xid: Any, *args: Any, **how: Any
@@ -213,6 +253,7 @@ class HeldEngine:
                 self._on_two_phase()
             roll_back(connection, xid, is_prepared, recover)
 
+        dialect.do_prepare_twophase = held_prepare
         dialect.do_commit_twophase = held_commit
         dialect.do_rollback_twophase = held_rollback
 
@@ -231,12 +272,12 @@ class HeldEngine:
             return True
 
 
-def _own_place(connection: Connection, call: UnconfirmedCall) -> Place | None:
+def _own_place(info: Any, call: UnconfirmedCall) -> Place | None:
     """The place of a connection that the call took itself.
 
     Somebody else's may have been written on before, and may be committed by them.
     """
-    place: Place | None = connection.info.get(_PLACE)
+    place: Place | None = info.get(_PLACE)
     return place if place is not None and place.is_of(call) else None
 
 
