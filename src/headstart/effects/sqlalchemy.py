@@ -176,7 +176,7 @@ class HeldEngine:
             def pre_exec(self) -> None:
                 if unconfirmed_call() is not None:
                     gate(self.root_connection, self.statement)
-                super().pre_exec()
+                cast("Any", super()).pre_exec()
 
         dialect.execution_ctx_cls = HeldExecution
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
@@ -363,8 +363,6 @@ class _HeldConnection(PoolProxiedConnection):
         self._held = held
 
     def _check(self, name: str) -> None:
-        if unconfirmed_call() is None:
-            return
         frame = inspect.currentframe()
         for _ in range(2):  # over this method and the one that was asked
             frame = frame and frame.f_back
@@ -373,17 +371,20 @@ class _HeldConnection(PoolProxiedConnection):
             self._held.seam.refuse(f"{name!r} of a driver's connection", _UNSEEN)
 
     def __getattr__(self, name: str) -> Any:
-        self._check(name)
+        if unconfirmed_call() is not None:
+            self._check(name)
         return getattr(self._connection, name)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]
-        self._check("dbapi_connection")
+        if unconfirmed_call() is not None:
+            self._check("dbapi_connection")
         return self._connection.dbapi_connection
 
     @property
     def driver_connection(self) -> Any:
-        self._check("driver_connection")
+        if unconfirmed_call() is not None:
+            self._check("driver_connection")
         return self._connection.driver_connection
 
     @property
@@ -403,11 +404,13 @@ class _HeldConnection(PoolProxiedConnection):
         return self._connection.record_info
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        self._check("cursor")
+        if unconfirmed_call() is not None:
+            self._check("cursor")
         return self._connection.cursor(*args, **kwargs)
 
     def commit(self) -> None:
-        self._check("commit")
+        if unconfirmed_call() is not None:
+            self._check("commit")
         self._connection.commit()
 
     def rollback(self) -> None:
