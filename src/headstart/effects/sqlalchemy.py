@@ -176,7 +176,7 @@ class HeldEngine:
             def pre_exec(self) -> None:
                 if unconfirmed_call() is not None:
                     gate(self.root_connection, self.statement)
-                cast("Any", super()).pre_exec()
+                super().pre_exec()  # pyright: ignore[reportUnknownMemberType]
 
         dialect.execution_ctx_cls = HeldExecution
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
