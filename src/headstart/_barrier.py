@@ -255,7 +255,19 @@ class _ThreadWaiter:
         blocked_threads.discard(self.thread)
 
 
-_Waiter = _LoopWaiter | _ThreadWaiter
+class _DirectWaiter:
+    """Calls a plain function in whichever thread settles the barrier."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def wake(self, *, anywhere: bool = False) -> None:
+        self.function()
+
+
+_Waiter = _LoopWaiter | _ThreadWaiter | _DirectWaiter
 _dropped: deque[_Core] = deque()
 
 
@@ -521,10 +533,17 @@ class WriteBarrier:
 
         It is called at once if that is so already, at once in the task that settles
         the barrier if that runs in this thread, and soon otherwise. It must not wait.
+
+        Where no event loop runs, in a thread, it is called in the task or thread that
+        settles the barrier, and possibly by the garbage collector: it takes no lock.
         """
         core = self._core
         if core.state() is HELD:
-            watcher = _LoopWaiter(callback)
+            watcher: _Waiter
+            try:
+                watcher = _LoopWaiter(callback)
+            except RuntimeError:  # no event loop runs here
+                watcher = _DirectWaiter(callback)
             with _lock:
                 if core.effective is HELD:
                     if core.watchers is None:

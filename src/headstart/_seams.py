@@ -29,6 +29,8 @@ from ._tools import current_context, in_own_thread, run_in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._barrier import WriteBarrier
+
 MAX_HOLD = 30.0
 """Seconds that a seam holds an effect, unless told: as long as `Tool.max_age`."""
 
@@ -127,13 +129,18 @@ class Seam:
         """
         return _BlockingHold(self, effect)
 
-    async def wait(self, effect: str = "an effect") -> None:
+    async def wait(
+        self, effect: str = "an effect", *, at: WriteBarrier | None = None
+    ) -> None:
         """Wait until an effect may happen here. At once, where nothing holds it.
 
         Cancelling cancels the wait, and gives the call up if it is not confirmed.
 
         Args:
             effect: What it is, for errors: no arguments and no secrets.
+            at: A barrier to wait at in place of the call's own. For seams that let pass
+                in turn what need not wait for the verdict. Whoever made it settles it,
+                with the call's own at the latest.
 
         Raises:
             WriteDenied: It must not happen.
@@ -141,6 +148,8 @@ class Seam:
         call = unconfirmed_call()
         if call is None:
             return
+        if at is not None:
+            call = call.waiting_at(at)
         if call.lost and call.barrier.effective_state is BarrierState.HELD:
             self._refuse(call, effect, _LOST)
         if call.barrier.effective_state is BarrierState.HELD:
@@ -148,7 +157,9 @@ class Seam:
         else:
             await call.barrier.wait()
 
-    def wait_blocking(self, effect: str = "an effect") -> None:
+    def wait_blocking(
+        self, effect: str = "an effect", *, at: WriteBarrier | None = None
+    ) -> None:
         """Wait like `wait`, in a thread that runs no event loop.
 
         Raises:
@@ -160,6 +171,8 @@ class Seam:
         call = unconfirmed_call()
         if call is None:
             return
+        if at is not None:
+            call = call.waiting_at(at)
         if call.barrier.effective_state is BarrierState.HELD:
             if call.lost:
                 self._refuse(call, effect, _LOST)
