@@ -317,6 +317,8 @@ class _Run:
         self._capability = capability
         self._step: tuple[AbstractToolset[Any], RunContext[Any]] | None = None
         self._tools: dict[str, Tool] = {}
+        self._made: dict[str, tuple[ToolsetTool[Any], bool, Tool]] = {}
+        self._reader = translation.Reader()
         self._calls: dict[str, ToolCall] | None = None
         self._contexts: dict[str, RunContext[Any]] = {}
         self._changed: dict[str, dict[str, Any]] = {}
@@ -340,6 +342,9 @@ class _Run:
             or own.args_validator_func is not None  # it may ask for an approval
             or not ctx.is_tool_available(described)
         )
+        known = self._made.get(name)
+        if known is not None and known[1] is never_early and known[0] == own:
+            return known[2]
 
         def validate(text: str) -> dict[str, Any]:
             changed = self._changed.get(text)
@@ -352,7 +357,7 @@ class _Run:
         async def early(context: ToolContext[Any], arguments: dict[str, Any]) -> Kept:
             return await self._launch(name, own, context, arguments)
 
-        return self.host.tool(
+        made = self.host.tool(
             name,
             identity=(own, never_early),
             early=early,
@@ -363,6 +368,8 @@ class _Run:
             metadata=self._metadata(own),
             never_early=never_early,
         )
+        self._made[name] = own, never_early, made
+        return made
 
     def _metadata(self, own: ToolsetTool[Any]) -> dict[str, Any]:
         described = own.tool_def
@@ -400,7 +407,7 @@ class _Run:
             "stream": stream,
         }
         tools = self.host.offer(self._tools.values())
-        return ModelRequest(translation.read_messages(messages), tools, settings)
+        return ModelRequest(self._reader.read(messages), tools, settings)
 
     def note_answer(self, response: ModelResponse) -> None:
         """An answer is there, and its calls come next."""
