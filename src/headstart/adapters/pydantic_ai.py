@@ -59,6 +59,12 @@ __all__ = ("Speculation",)
 
 _STATEFUL = ("openai_previous_response_id", "openai_conversation_id")
 """Settings of requests that change what the provider remembers."""
+_CONTEXT = tuple(
+    each.name
+    for each in fields(RunContext)
+    if each.init and not each.name.startswith("_")
+)
+"""What the context of a call is made of."""
 
 
 class Speculation(Options, AbstractCapability[Any]):
@@ -466,11 +472,7 @@ class _Run:
         toolset, ctx = self._step
         before = copy.copy(ctx.usage)
         spent = copy.copy(before)
-        public = {
-            each.name: getattr(ctx, each.name)
-            for each in fields(RunContext)
-            if each.init and not each.name.startswith("_")
-        }
+        public = {name: getattr(ctx, name) for name in _CONTEXT}
         public |= {
             "usage": spent,
             "messages": list(ctx.messages),

@@ -44,10 +44,11 @@ from headstart._messages import Message, ModelRequest, NativeDelta
 from headstart.adapters._speculation import METADATA_KEY, Returned
 
 from ._items import (
+    Item,
+    ItemReader,
     answer_items,
     as_items,
     normal,
-    read_items,
     read_native,
     render_output,
     write_items,
@@ -140,7 +141,9 @@ class SpeculativeRun:
         self._wrapper: RunContextWrapper[Any] | None = None
         self._agent: Agent[Any] | None = None
         self._verdict: _Verdict | None = None
-        self._history: list[dict[str, Any]] = []
+        self._reader = ItemReader()
+        self._answered_to: list[Item] = []
+        self._said: list[Item] = []
         self._era = object()
         self._unseen: set[str] = set()
         self._changed_unseen = False
@@ -333,7 +336,7 @@ class SpeculativeRun:
             self._host.offer(())
             self._era = object()
         request = ModelRequest(
-            read_items(items, self.failed),
+            self._reader.read(items, self.failed),
             self._host.offer(self._offered(sent.tools)),
             self._settings(model, sent),
             stateful=not self._is_repeatable(sent),
@@ -357,9 +360,12 @@ class SpeculativeRun:
     def _has_history(self) -> bool:
         return self._wrapper is not None and self._wrapper.usage.requests > 0
 
-    def _goes_on(self, items: list[dict[str, Any]]) -> bool:
+    def _goes_on(self, items: list[Item]) -> bool:
         """Whether a request begins with all that the last one and its answer had."""
-        return normal(items[: len(self._history)]) == self._history
+        before, said = self._answered_to, self._said
+        count = len(before)
+        same = items[:count] == before or normal(items[:count]) == normal(before)
+        return same and normal(items[count : count + len(said)]) == said
 
     def _settings(self, model: Model, sent: Sent) -> dict[str, Any]:
         schema = sent.output_schema
@@ -401,7 +407,7 @@ class SpeculativeRun:
         if adopted:
             trace_adopted(sent, model, answer)
         said = answer_items(answer)
-        self._history = normal([*as_items(sent.input), *said])
+        self._answered_to, self._said = self._reader.items, normal(said)
         self._unseen = {call.id for call in response.tool_calls}
         self._changed_unseen = any(item.get("type") not in _SEEN for item in said)
 
