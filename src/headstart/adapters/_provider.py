@@ -279,6 +279,13 @@ def plain(message: object) -> dict[str, Any]:
 
 def copied(value: Any) -> Any:
     """A copy down to what cannot be changed in place, without objects of the SDK."""
+    kind = cast("Any", type(value))
+    if kind is str or value is None:  # most of what there is
+        return value
+    if kind is dict:
+        return {key: copied(each) for key, each in value.items()}
+    if kind is list:
+        return [copied(each) for each in value]
     dump: Any = getattr(value, "to_dict", None)
     if dump is not None and not isinstance(value, type):
         return dump(mode="json")
