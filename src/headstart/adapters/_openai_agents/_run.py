@@ -7,18 +7,16 @@ Rules of this file:
 2. What ran where we could not see it, may have changed anything: whatever was launched
    before is let go of then.
 
-Over 600 lines, as the seams of agents, models and tools share the state of a run.
+Over 400 lines, as the seams of agents, models and tools share the state of a run.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
 import json
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from agents import Agent, Handoff, RunConfig
@@ -28,17 +26,12 @@ from agents.tool import (
     FunctionTool,
     ProgrammaticToolCallingTool,
     ToolOriginType,
-    default_tool_error_function,
     get_function_tool_origin,
-    resolve_function_tool_failure_error_function,
-    set_function_tool_failure_error_function,
-    with_function_tool_failure_error_handler,
 )
 from agents.tool_context import ToolContext
 from openai.types.responses import ResponseFunctionToolCall
 
 from headstart._barrier import WriteBarrier
-from headstart._calls import ToolCall, ToolResult
 from headstart._errors import UsageError, WriteDenied
 from headstart._messages import Message, ModelRequest, NativeDelta
 from headstart.adapters._speculation import METADATA_KEY, Returned
@@ -50,7 +43,6 @@ from ._items import (
     as_items,
     normal,
     read_native,
-    render_output,
     write_items,
     write_output,
 )
@@ -61,6 +53,7 @@ from ._model import (
     trace_adopted,
     trace_nothing,
 )
+from ._tools import Ran, WatchedTool, says_read, unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -69,8 +62,8 @@ if TYPE_CHECKING:
     from agents.guardrail import InputGuardrail
     from agents.items import ModelResponse as Answer
     from agents.tool import Tool as AnyTool
-    from agents.usage import Usage
 
+    from headstart._calls import ToolCall, ToolResult
     from headstart._messages import AskModel, DeltaReceiver, ModelResponse
     from headstart._tools import Tool, ToolContext as Context
     from headstart.adapters._speculation import HostRun
@@ -82,16 +75,6 @@ _BUSY = object()
 _current: ContextVar[object] = ContextVar("headstart_openai_agents", default=None)
 _SEEN = ("message", "reasoning", "function_call", "web_search_call", "file_search_call")
 """What a model may answer that changes nothing, or that is run through our seam."""
-_HANDLED = "_function_tool_default_failure_handled"
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran:
-    """What a tool gave, with what else the run has to know of it."""
-
-    value: Any
-    is_error: bool = False
-    usage: Usage | None = None
 
 
 class _Verdict:
@@ -136,7 +119,7 @@ class SpeculativeRun:
         self._shapes: dict[str, str] = {}  # of trusted tools, as first seen
         self._models: dict[int, WatchedModel] = {}
         self._agents: dict[int, tuple[Agent[Any], Agent[Any]]] = {}
-        self._tools: dict[int, _WatchedTool] = {}
+        self._tools: dict[int, WatchedTool] = {}
         self._is_open = self._is_asking = self._has_asked = False
         self._wrapper: RunContextWrapper[Any] | None = None
         self._agent: Agent[Any] | None = None
@@ -418,7 +401,7 @@ class SpeculativeRun:
         )
         if tool is None or not isinstance(result.value, Returned):
             return message.content
-        return write_output(_unpack(result.value.value), tool.original)
+        return write_output(unpack(result.value.value), tool.original)
 
     # The tools' seam
 
@@ -432,7 +415,7 @@ class SpeculativeRun:
             return tool
         known = self._tools.get(id(tool))
         if known is None:
-            known = _WatchedTool(self, tool)
+            known = WatchedTool(self, tool)
             self._tools[id(tool)] = self._tools[id(known.watched)] = known
         return known.watched
 
@@ -444,7 +427,7 @@ class SpeculativeRun:
                 offered.setdefault(known.name, self._as_tool(known))
         return list(offered.values())
 
-    def _as_tool(self, known: _WatchedTool) -> Tool:
+    def _as_tool(self, known: WatchedTool) -> Tool:
         original = known.original
         origin = get_function_tool_origin(original)
         server = None if origin is None else origin.mcp_server_name
@@ -459,7 +442,7 @@ class SpeculativeRun:
             )
             identity = (server, shape)
             first = self._shapes.setdefault(f"{server}\n{known.name}", shape)
-            if server in self._trusted and shape == first and _says_read(hints):
+            if server in self._trusted and shape == first and says_read(hints):
                 metadata = {METADATA_KEY: "READ"}
         return self._host.tool(
             known.name,
@@ -480,7 +463,7 @@ class SpeculativeRun:
         self,
         call: ToolCall,
         context: ToolContext[Any],
-        real: Callable[[], Awaitable[_Ran]],
+        real: Callable[[], Awaitable[Ran]],
     ) -> Any:
         """Run a call of the runner, or adopt its launch."""
         self._unseen.discard(call.id)
@@ -491,7 +474,7 @@ class SpeculativeRun:
             return f"The call was refused: {error.reason}."
         finally:
             _current.reset(before)
-        if not isinstance(ran, _Ran):
+        if not isinstance(ran, Ran):
             return ran
         if ran.is_error:
             self.failed.add(call.id)
@@ -499,9 +482,7 @@ class SpeculativeRun:
             context.usage.add(ran.usage)
         return ran.value
 
-    async def launch(
-        self, context: Context[Any], tool: FunctionTool, name: str
-    ) -> _Ran:
+    async def launch(self, context: Context[Any], tool: FunctionTool, name: str) -> Ran:
         """Run a call that nobody has asked for yet, with a context of its own."""
         trace_nothing()
         _current.set(_BUSY)
@@ -523,97 +504,8 @@ class SpeculativeRun:
             run_config=self.run_config,
         )
         value = await tool.on_invoke_tool(own, arguments)
-        return _Ran(value, usage=wrapper.usage)
-
-
-class _WatchedTool:
-    """A function tool, and the copy of it that the runner is given."""
-
-    def __init__(self, run: SpeculativeRun, original: FunctionTool) -> None:
-        self.original = original
-        self.name = original.qualified_name
-        self._run = run
-        self._plain = copy.copy(original)
-        self._raising = copy.copy(original)
-        set_function_tool_failure_error_function(self._raising, None)
-        self._listen_to_failures()
-        self.watched = copy.copy(original)
-        self.watched.on_invoke_tool = self._make_invoker()
-        self.watched = copy.copy(self.watched)  # which binds the invoker to it
-
-    def _listen_to_failures(self) -> None:
-        told = resolve_function_tool_failure_error_function(self.original)
-        if told is None or told is default_tool_error_function:
-            return
-
-        def tell(context: RunContextWrapper[Any], error: Exception) -> Any:
-            self._run.failed.add(str(getattr(context, "tool_call_id", "")))
-            return told(context, error)
-
-        set_function_tool_failure_error_function(self._plain, tell)
-
-    def _make_invoker(self) -> Any:
-        """What the runner calls. A failure is told as the tool says, as ever."""
-        invoker: Any = self.original.on_invoke_tool
-        if getattr(invoker, "__agents_bind_function_tool__", None) is None:
-            return self._invoke
-
-        async def invoke(context: ToolContext[Any], arguments: str) -> Any:
-            return await self._invoke(context, arguments)
-
-        for name, value in (
-            ("__agents_prepare_arguments__", invoker.prepare_arguments),
-            (
-                "__agents_function_tool_wrapped_callable__",
-                getattr(self.original, "__wrapped__", None),
-            ),
-        ):
-            if value is not None:
-                setattr(invoke, name, value)
-        return with_function_tool_failure_error_handler(invoke, _ignore)
-
-    async def _invoke(self, context: ToolContext[Any], arguments: str) -> Any:
-        if not self._run.takes_calls:
-            return await self._plain.on_invoke_tool(context, arguments)
-        call = ToolCall(context.tool_call_id, self.name, arguments)
-
-        async def real() -> _Ran:
-            value = await self._plain.on_invoke_tool(context, arguments)
-            failed = call.id in self._run.failed or getattr(context, _HANDLED, False)
-            return _Ran(value, is_error=bool(failed))
-
-        return await self._run.call(call, context, real)
-
-    async def early(self, context: Context[Any], arguments: dict[str, Any]) -> _Ran:
-        """A launch, for `HostRun.tool`. A failure is raised, so that it is run again."""
-        del arguments  # the framework reads the text itself
-        return await self._run.launch(context, self._raising, self.original.name)
-
-    def show(self, value: Any) -> ToolResult:
-        """What the model is told of a value that the tool gives."""
-        shown = _unpack(value)
-        failed = isinstance(value, _Ran) and value.is_error
-        try:
-            content = render_output(write_output(shown, self.original))
-        except Exception:  # noqa: BLE001 - the runner will say so in its own words
-            content = str(shown)
-        return ToolResult(content, failed)
-
-
-def _ignore(*_: object) -> None:
-    """The real call has logged and traced its failure."""
-
-
-def _unpack(value: Any) -> Any:
-    return value.value if isinstance(value, _Ran) else value
+        return Ran(value, usage=wrapper.usage)
 
 
 def _is_function(tool: object) -> bool:
     return isinstance(tool, FunctionTool)
-
-
-def _says_read(hints: object) -> bool:
-    for name in ("read_only_hint", "readOnlyHint"):
-        if getattr(hints, name, None) is True:
-            return True
-    return False
