@@ -16,6 +16,7 @@ from headstart.testing import ScriptedModel
 
 from .langchain_rig import (
     CHANGE,
+    Rig,
     Rows,
     Scripted,
     asyncio_only,
@@ -138,3 +139,34 @@ async def test_a_stream_of_the_model_is_closed_when_its_reader_leaves():
         left = anyio.current_time()
         assert closed == [left]
     assert left - began < 3
+
+
+@pytest.mark.requirement("barrier:no-effect-before-flush")
+@asyncio_only
+@pytest.mark.parametrize(("kind", "confirmed"), [("web_search", 1), ("mcp", 0)])
+async def test_nothing_is_run_ahead_where_the_provider_may_change_something(
+    kind, confirmed
+):
+    class Adds(AgentMiddleware):
+        async def awrap_model_call(self, request, handler):
+            tools = [*request.tools, {"type": kind}]
+            return await handler(request.override(tools=tools))
+
+    class Takes(Scripted):
+        def bind_tools(self, tools, **kwargs):
+            own = [each for each in tools if isinstance(each, dict)]
+            bound = super().bind_tools(
+                [each for each in tools if each not in own], **kwargs
+            )
+            return bound.bind(tools=[*bound.kwargs["tools"], *own])
+
+    rig = Rig([[CHANGE], "Done."], Rows().tools, effects=effects_of)
+    agent = create_agent(
+        Takes(script=rig.model),
+        Rows().tools,
+        middleware=[Adds(), rig.speculation.middleware()],
+    )
+    async with rig.speculation.run():
+        state = await agent.ainvoke({"messages": [HumanMessage("Go.")]})
+    assert state["messages"][-1].text == "Done."
+    assert len(rig.happened("turn_confirmed")) == confirmed

@@ -12,6 +12,7 @@ from agents import (
     Agent,
     CodeInterpreterTool,
     GuardrailFunctionOutput,
+    HostedMCPTool,
     OutputGuardrailTripwireTriggered,
     ProgrammaticToolCallingTool,
     RunConfig,
@@ -30,12 +31,12 @@ from openai.types.responses import (
 from openai.types.responses.response_function_web_search import ActionSearch
 
 from headstart import EventLog, current_context
+from headstart.adapters._openai_agents._items import ItemReader, read_items
 from headstart.testing import ScriptedModel
 
 from .test_openai_agents import (
     CHANGE_7,
     LOOK_7,
-    QUIET,
     Scripted,
     Traced,
     World,
@@ -125,11 +126,12 @@ async def test_what_a_hosted_tool_may_have_changed_is_read_anew():
 @asyncio_only
 async def test_what_a_handoff_may_have_changed_is_read_anew():
     world = World()
-    model = slow([("transfer_to_second", {})], [LOOK_7], "Done.")
-    second = world.agent(model=model, name="second")
-    over = handoff(second, on_handoff=lambda context: world.done.append("changed"))
-    first = world.agent(model=model, name="first", handoffs=[over])
-    await play(first, speculation(LOOK_7))
+    agent = world.agent([("transfer_to_agent", {})], [LOOK_7], "Done.")
+    # To itself, so that the tools stay the same.
+    agent.handoffs.append(
+        handoff(agent, on_handoff=lambda context: world.done.append("changed"))
+    )
+    await play(agent, speculation(LOOK_7))
     assert world.ran == [7, 7]
 
 
@@ -200,16 +202,28 @@ async def test_a_tool_that_takes_too_long_is_told_of_as_by_the_framework(guessed
     assert "timed out after 2.5 seconds" in outputs(result)[0]
 
 
+SERVER = {"type": "mcp", "server_label": "files", "server_url": "http://files"}
+
+
+@pytest.mark.requirement("barrier:no-effect-before-flush")
 @asyncio_only
-async def test_nothing_is_run_ahead_where_programs_may_call_tools():
+@pytest.mark.parametrize(
+    "hosted",
+    [
+        ProgrammaticToolCallingTool(),
+        COMPUTER,
+        HostedMCPTool(tool_config={**SERVER, "require_approval": "never"}),
+    ],
+)
+async def test_nothing_is_run_ahead_where_the_provider_may_change_something(hosted):
     results = []
     for how in (None, speculation()):
         world, scripted = World(), Scripted(slow([CHANGE_7], [LOOK_7], "Done."))
-        agent = world.agent(model=scripted, tools=[ProgrammaticToolCallingTool()])
+        agent = world.agent(model=scripted, tools=[hosted])
         result, seconds = await timed(play(agent, how))
-        results.append((result.to_input_list(), len(scripted.sent), world.done))
-        assert len(scripted.sent) == 3
+        results.append((result.to_input_list(), len(scripted.sent), seconds))
     assert results[0] == results[1]
+    assert results[1][1:] == (3, 5.5)
 
 
 class Speaking(Scripted):
@@ -308,3 +322,23 @@ async def test_an_input_that_is_changed_in_place_is_read_anew():
         )
     assert result.final_output == "Stop."
     assert len(scripted.sent) == 3  # one was run ahead of the change
+
+
+def test_items_are_read_once_and_anew_where_they_are_changed():
+    reader = ItemReader()
+    items = [{"role": "user", "content": [{"type": "input_text", "text": "Go."}]}]
+    (first,) = reader.read(items, set())
+    items.append(
+        {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
+    )
+    assert reader.read(items, set()) == read_items(items, set())
+    items.append({"type": "function_call_output", "call_id": "a", "output": "new"})
+    again = reader.read(items, set())
+    assert again == read_items(items, set())
+    assert again[0] is first
+    assert [message.is_error for message in reader.read(items, {"a"})][-1]
+    items[0]["content"][0]["text"] = "Stop."
+    changed = reader.read(items, {"a"})
+    assert changed == read_items(items, {"a"})
+    assert changed[0].content == "Stop."
+    assert reader.read(items[:1], {"a"}) == changed[:1]

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("pydantic_ai", reason="needs headstart[pydantic-ai]")
 
 from pydantic_ai import Agent, ModelRetry, Tool
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, NativeTool
 from pydantic_ai.messages import (
     ModelRequest as NativeRequest,
     ModelResponse,
@@ -20,6 +20,9 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.native_tools import CodeExecutionTool, MCPServerTool, WebSearchTool
+from pydantic_ai.profiles import ModelProfile
 
 from headstart import EventLog, ToolResult
 from headstart.adapters._pydantic_ai._messages import Reader, read_messages
@@ -208,3 +211,41 @@ def test_a_delta_of_a_part_that_is_no_call_of_ours_says_nothing():
         (0, ""),
         (0, '{"row": 7}'),
     ]
+
+
+@pytest.mark.requirement("barrier:no-effect-before-flush")
+@asyncio_only
+@pytest.mark.parametrize(
+    ("native", "count"),
+    [
+        (WebSearchTool(), 1),
+        (MCPServerTool(id="files", url="http://files"), 0),
+        (CodeExecutionTool(), 0),
+    ],
+)
+async def test_nothing_is_run_ahead_where_the_provider_may_change_something(
+    native, count
+):
+    ahead = []
+
+    class Takes(Scripted):
+        @classmethod
+        def supported_native_tools(cls):
+            return frozenset({WebSearchTool, MCPServerTool, CodeExecutionTool})
+
+        async def request(self, messages, settings, parameters):
+            ahead.append(len(parameters.native_tools))
+            return await FunctionModel.request(self, messages, settings, parameters)
+
+    log = EventLog()
+    profile = ModelProfile(supported_native_tools=Takes.supported_native_tools())
+    model = Takes(slow([CHANGE_7], "Done."))
+    model._profile = profile
+    agent = World().agent(
+        model=model, capabilities=[NativeTool(native), speculation(sink=log)]
+    )
+    result = await agent.run("Go.", deps="Ada")
+    assert result.output == "Done."
+    assert ahead == [1, 1]
+    confirmed = [e for e in log.events if e.event == "turn_confirmed"]
+    assert len(confirmed) == count

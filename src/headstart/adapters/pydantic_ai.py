@@ -38,7 +38,7 @@ from headstart._messages import ModelRequest, NativeDelta
 from ._pydantic_ai import _messages as translation
 from ._pydantic_ai._messages import Kept
 from ._pydantic_ai._stream import DeltaReader, ReplayedStream
-from ._speculation import Speculation as Options
+from ._speculation import Speculation as Options, may_act
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
@@ -287,6 +287,10 @@ class _Asked:
         settings = cast("dict[str, Any]", self.settings or {})
         if any(settings.get(name) for name in _STATEFUL):
             msg = "A conversation that the provider keeps is not run ahead."
+        elif any(may_act(tool.kind) for tool in self.parameters.native_tools):
+            msg = (
+                "A request by which the provider may change something is not run ahead."
+            )
         elif self.fleeting:
             msg = "A model that is wrapped anew for each request is not run ahead."
         else:

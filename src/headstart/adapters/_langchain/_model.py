@@ -26,6 +26,7 @@ from headstart._messages import (
     NativeDelta,
     TextDelta,
 )
+from headstart.adapters._speculation import may_act
 
 from ._run import Run, running, unseen
 from ._tools import as_base_tool
@@ -179,6 +180,7 @@ class _Question:
                 "streamed": streamed,
                 "agent": self._agent,
             },
+            stateful=any(map(may_act, kwargs.get("tools") or ())),
         )
 
     async def ask(

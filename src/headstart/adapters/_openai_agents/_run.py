@@ -23,9 +23,15 @@ from agents import Agent, Handoff, RunConfig
 from agents.models.interface import Model
 from agents.run_context import RunContextWrapper
 from agents.tool import (
+    ApplyPatchTool,
+    ComputerTool,
+    CustomTool,
+    FileSearchTool,
     FunctionTool,
-    ProgrammaticToolCallingTool,
+    LocalShellTool,
     ToolOriginType,
+    ToolSearchTool,
+    WebSearchTool,
     get_function_tool_origin,
 )
 from agents.tool_context import ToolContext
@@ -75,6 +81,17 @@ _BUSY = object()
 _current: ContextVar[object] = ContextVar("headstart_openai_agents", default=None)
 _SEEN = ("message", "reasoning", "function_call", "web_search_call", "file_search_call")
 """What a model may answer that changes nothing, or that is run through our seam."""
+_REPEATABLE = (
+    ApplyPatchTool,
+    ComputerTool,
+    CustomTool,
+    FileSearchTool,
+    FunctionTool,
+    LocalShellTool,
+    ToolSearchTool,
+    WebSearchTool,
+)
+"""Tools that the runner runs itself, or that only look something up."""
 
 
 class _Verdict:
@@ -375,8 +392,8 @@ class SpeculativeRun:
         """Whether the request after this one can be known, and sent without effects."""
         if sent.previous_response_id or sent.conversation_id:
             return False  # the server would keep what is only a guess
-        if any(isinstance(tool, ProgrammaticToolCallingTool) for tool in sent.tools):
-            return False
+        if not all(isinstance(tool, _REPEATABLE) for tool in sent.tools):
+            return False  # the server would run it for what is only a guess
         agent = self._agent
         if agent is None or agent.tool_use_behavior != "run_llm_again":
             return False
