@@ -1338,14 +1338,6 @@ MUTANTS = [
         "tests/adapters/test_langchain_tools.py",
     ),
     Mutant(
-        "nothing is asked ahead of a command to the graph",
-        "engine:same-transcript",
-        "adapters/_langchain/_run.py",
-        "        if written is None:",
-        "        if False:",
-        "tests/adapters/test_langchain_models.py",
-    ),
-    Mutant(
         "another event loop is not part of a run",
         "engine:contained",
         "adapters/_langchain/_run.py",
