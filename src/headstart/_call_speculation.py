@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import threading
@@ -504,14 +505,23 @@ def comes_from_outside(error: BaseException) -> bool:
     """Whether a task has to pass `error` on: an interrupt, or its host's cancellation.
 
     On asyncio a cancellation may also be the task's own affair: awaiting a future that
-    somebody has cancelled raises it. Passed on, it would cancel the host.
+    somebody has cancelled raises it. Passed on, it would cancel the host. A host may
+    also cancel the task itself, in no scope of anyio's, as `asyncio.wait_for` does.
     """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return group.subgroup(_INTERRUPTS) is not None
     if isinstance(error, anyio.get_cancelled_exc_class()):
-        return anyio.current_effective_deadline() == -math.inf
+        return anyio.current_effective_deadline() == -math.inf or _is_cancelled()
     return isinstance(error, _INTERRUPTS)
+
+
+def _is_cancelled() -> bool:
+    """Whether the task itself is being cancelled, on asyncio."""
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def as_failure(error: BaseException, who: str) -> BaseException:

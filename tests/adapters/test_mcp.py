@@ -108,7 +108,13 @@ class TestMCP(AdapterConformance):
         outcome = Outcome()
         async with Client(serve(stage), mode=self.mode) as client:
             tools = await mcp_tools(client, effects=effects, gated_in_server=["change"])
-            agent = Agent(Tied(model), tools, approve=approve, **options)
+            agent = Agent(
+                Tied(model),
+                tools,
+                approve=approve,
+                max_turns=len(scene.responses),
+                **options,
+            )
             async with agent.open_session(sink=sink, speculate=speculate) as session:
                 if not scene.stream:
                     result = await agent.run(scene.user, session=session)
