@@ -75,7 +75,7 @@ MUTANTS = [
         "    if core.state() is not FLUSHED:\n        raise core.error()\n\n\n"
         "class WriteBarrier:",
         "    del core\n\n\nclass WriteBarrier:",
-        "tests/barrier",
+        "tests/barrier/test_waiting.py",
     ),
     Mutant(
         "a barrier that is dropped is denied",
