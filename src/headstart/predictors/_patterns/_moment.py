@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ._history import CallKey, PastCall
     from ._ranking import Candidate
     from ._rows import Place
-    from ._values import Item
+    from ._values import Item, Kin
 
 Stage = Literal["asked", "calling", "idle", "writing"]
 """The model has been asked; its calls run; the user is to speak; the answer's text is
@@ -33,6 +33,8 @@ _NO_WORDS: frozenset[str] = frozenset()
 _NO_TEXTS: set[str] = set()
 WRITING = "writing"
 """What stands in the text that the model is writing has sources of this name."""
+MAX_SEGMENTS = 6
+"""Messages that are looked at for one source, the newest ones."""
 _CALLS = 100
 _RECENT_CALLS = 32
 _NESTED = 4
@@ -52,6 +54,9 @@ class Moment:
 
     Attributes:
         mode: What the names of weights end with that hold at such moments only.
+        now: What a mention by the user is coded as.
+        beside: By object: its values' words, and how what was said last mentions them.
+        shortlists: By kind of place and message: which of many values are looked at.
     """
 
     def __init__(
@@ -78,6 +83,10 @@ class Moment:
         self.probabilities: dict[str, float] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
+        self.now = "U" if self.asked_now else "O"
+        self.beside: dict[int, tuple[Kin, str]] = {}
+        self.shortlists: dict[tuple[str, int], Sequence[Item]] = {}
+        self._segments: dict[str, Sequence[tuple[int, Sequence[Item]]]] = {}
         self._rows: dict[str, Place] = {}
         self._calls_of: dict[str, list[PastCall]] = {}
 
@@ -296,6 +305,13 @@ class Moment:
         """Whether a tool is known to change nothing."""
         known = self.tools.get(tool)
         return known is not None and known.effect is Effect.READ
+
+    def newest(self, source: str) -> Sequence[tuple[int, Sequence[Item]]]:
+        """The newest groups of values of one source that are looked at at all."""
+        found = self._segments.get(source)
+        if found is None:
+            found = self._segments[source] = self.segments(source, MAX_SEGMENTS)
+        return found
 
     def segments(self, source: str, limit: int) -> list[tuple[int, Sequence[Item]]]:
         """The newest groups of values of one source, the newest first."""
