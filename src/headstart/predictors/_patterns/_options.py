@@ -264,9 +264,11 @@ def _describe_piece(
     user, asked = moment.user_words, moment.asked_words
     features.append(_OVERLAPS[_part(known, user), _part(known, asked)])
     features.append(_SAID[_part(known, moment.said_words)])
-    if item.near and ">" in item.source:
+    if item.token >= 0 and item.sentences and ">" in item.source:
         # A result may tell in the same sentence what the user asked about.
-        features.append(_ASKED[min(len((item.near & moment.user_words) - known), 3)])
+        near = item.sentences.near(item.token)
+        if near:
+            features.append(_ASKED[min(len((near & user) - known), 3)])
 
 
 _SPREADS = [f"p:{count}" for count in range(5)]
