@@ -196,12 +196,12 @@ class Moment:
                 recent += reversed(self.history.messages[at].tool_calls)
         return recent
 
-    @property
+    @functools.cached_property
     def user_turns(self) -> int:
         """How often the user has spoken."""
         return bisect_left(self.history.users, self.length) + self.idle
 
-    @property
+    @functools.cached_property
     def asked_now(self) -> bool:
         """Whether the user's message is the newest."""
         return 0 <= self.last_user == self.length - 1
