@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from ._familiar import Familiar
     from ._moment import Moment
+    from ._options import Worth
     from ._sources import Source
+    from ._weights import Scope
 
 MAX_SOURCES = 20
 """Sources of one argument that are looked at."""
@@ -88,7 +90,7 @@ class Choice:
     def relations(self) -> Relations:
         """How the values stand to those of the arguments before."""
         if self._relations is None:
-            self._relations = Relations(self.options)
+            self._relations = Relations(self.options, self.none)
         return self._relations
 
 
@@ -166,33 +168,18 @@ class ArgumentModel:
         self, choice: Choice, together: Together | None, width: int
     ) -> list[tuple[Option, float]]:
         """The best options given the arguments before, with log probabilities."""
-        scores = self._scores(choice, together, choice.worth)
-        highest = max(choice.none, *scores)
-        divisor = math.exp(choice.none - highest)
-        for score in scores:
-            divisor += math.exp(score - highest)
-        shift = highest + math.log(divisor)
-        options = choice.options
-        if len(scores) == 1:
-            return [(options[0], scores[0] - shift)]
-        ranked = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        return [(options[i], scores[i] - shift) for i in ranked[:width]]
+        if together is None:
+            return choice.relations.best(width)
+        worth = self._worth(choice, choice.worth)
+        return choice.relations.best_beside(together, worth, width)
 
-    def _scores(
-        self,
-        choice: Choice,
-        together: Together | None,
-        known: dict[tuple[str, ...], float],
-    ) -> list[float]:
-        """The options' scores, given the arguments before.
+    def _worth(self, choice: Choice, known: dict[tuple[str, ...], float]) -> Worth:
+        """What relations to the arguments before are worth.
 
         Args:
-            choice: The options.
-            together: The arguments before; `None` if there are none.
-            known: What relations are worth, as far as it was looked up.
+            choice: The argument.
+            known: What was looked up already.
         """
-        if together is None:
-            return [option.score for option in choice.options]
         own = self.weights.scope(choice.own)
         shared = self.weights.scope(choice.shared)
 
@@ -200,11 +187,11 @@ class ArgumentModel:
             found = known.get(relation)
             if found is None:
                 found = own.total(relation) + shared.total(relation)
-                found += sum(map(_PRIOR.get, relation, repeat(0.0)))
+                found += sum(map(_PRIOR.get, relation, _ZEROS))
                 known[relation] = found
             return found
 
-        return choice.relations.score(together, worth)
+        return worth
 
     def choice(self, tool: str, name: str, moment: Moment) -> Choice:
         """The values that an argument may have now, scored."""
@@ -216,14 +203,7 @@ class ArgumentModel:
             shared_weights = self.weights.scope(shared)
             none = own_weights.total(_NONE) + shared_weights.total(_NONE)
             options = self._find_options(slot, tool, name, moment)
-            own_get, shared_get = own_weights.weights.get, shared_weights.weights.get
-            for option in options:
-                features = option.features
-                option.score = sum(map(own_get, features, _ZEROS)) + sum(
-                    map(shared_get, features, _ZEROS)
-                )
-                if option.in_row:
-                    option.score += _PRIOR["n:row"]
+            _score(options, own_weights, shared_weights)
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
@@ -240,7 +220,9 @@ class ArgumentModel:
         options = gather(sources, moment, used, MAX_GATHERED)
         if len(options) > limit:
             own = self.weights.scope(f"{slot}{moment.mode}")
-            options.sort(key=lambda option: -own.total(option.features))
+            options.sort(
+                key=lambda option: -own.total(option.standing[0]) - own.total(option.more)
+            )
             del options[limit:]
         describe(options, moment, used, moment.next_row(tool))
         return options
@@ -278,7 +260,10 @@ class ArgumentModel:
     ) -> Option | None:
         """Learn which of the options it was; `None` if none of them."""
         options = choice.options
-        scores = self._scores(choice, together, {})
+        scores = [option.score for option in options]
+        if together is not None:
+            # What relations are worth may have changed since candidates were found.
+            scores = choice.relations.scores(together, self._worth(choice, {}))
         highest = max(choice.none, *scores, choice.none)
         exps = [math.exp(score - highest) for score in scores]
         none_exp = math.exp(choice.none - highest)
@@ -358,6 +343,21 @@ _PRIOR = {"n:row": 2.0, "x:object!": 1.5, "x:same": -1.0, "x:apart": -0.5}
 """What is expected of relations before anything is learned about them."""
 _NONE = ("none",)
 """The feature of the outcome that no known value is the right one."""
+
+
+def _score(options: Iterable[Option], own: Scope, shared: Scope) -> None:
+    """Set how well options fit."""
+    own_get, shared_get = own.weights.get, shared.weights.get
+    for option in options:
+        named, general = option.standing
+        more, piece = option.more, option.piece
+        score = sum(map(own_get, named, _ZEROS)) + sum(map(shared_get, general, _ZEROS))
+        score += sum(map(own_get, more, _ZEROS)) + sum(map(shared_get, more, _ZEROS))
+        if piece is not None:
+            if piece.worth is None:
+                piece.worth = sum(map(shared_get, piece.features, _ZEROS))
+            score += sum(map(own_get, piece.features, _ZEROS)) + piece.worth
+        option.score = score + _PRIOR["n:row"] if option.in_row else score
 
 
 def _by_score(pair: tuple[Chosen, float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from itertools import repeat
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._rows import NO_ROW
@@ -28,8 +28,33 @@ _KNOWN_SOURCES = 3
 """Sources of a value that are told from each other by what came last."""
 
 Chosen: TypeAlias = "tuple[Option, ...]"
+Worth: TypeAlias = "Callable[[tuple[str, ...]], float]"
 Places: TypeAlias = "dict[Place, Item]"
 """By message, and object or text in it: what stands there."""
+
+
+Standing: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...]]"
+
+
+class Piece:
+    """What is known of something that stands in a conversation, at one moment.
+
+    Several arguments may take the same pieces.
+
+    Attributes:
+        item: What stands there.
+        mention: How it is mentioned in what was said last, as a short code.
+        features: What is known about it.
+        worth: What that is worth for any argument; `None` until it was looked up.
+    """
+
+    __slots__ = ("features", "item", "mention", "worth")
+
+    def __init__(self, item: Item, mention: str, features: list[str]) -> None:
+        self.item = item
+        self.mention = mention
+        self.features = features
+        self.worth: float | None = None
 
 
 class Option:
@@ -39,12 +64,14 @@ class Option:
         value: The value, as JSON.
         text: The value as text.
         sources: Where it comes from.
-        features: What is known about it.
+        standing: The features of where it stands, and those of them that do not name
+            the place.
+        more: Further features of its own.
         at: The position of the message where it stands; -1 for a constant.
         item: What stands there.
+        piece: What is known about that.
         places: Every place where it stands.
         score: How well it fits, among the others.
-        mention: How it is mentioned in what was said last, as a short code.
         fresh: Whether no earlier call of the tool had it.
         in_row: Whether it stands in the object that a loop comes to next.
     """
@@ -52,14 +79,15 @@ class Option:
     __slots__ = (
         "_written",
         "at",
-        "features",
         "fresh",
         "in_row",
         "item",
-        "mention",
+        "more",
+        "piece",
         "places",
         "score",
         "sources",
+        "standing",
         "text",
         "value",
     )
@@ -71,20 +99,32 @@ class Option:
         source: str,
         at: int,
         item: Item | None,
-        features: list[str],
+        standing: Standing,
     ) -> None:
         self.value = value
         self.text = text
         self.sources = [source]
-        self.features = features
+        self.standing = standing
+        self.more: list[str] = []
         self.at = at
         self.item = item
+        self.piece: Piece | None = None
         self.places: Places = {} if item is None else {(at, item.group): item}
         self.score = 0.0
-        self.mention = ""
         self.fresh = True
         self.in_row = False
         self._written = ""
+
+    @property
+    def features(self) -> list[str]:
+        """What is known about it."""
+        described = () if self.piece is None else self.piece.features
+        return [*self.standing[0], *self.more, *described]
+
+    @property
+    def mention(self) -> str:
+        """How it is mentioned in what was said last, as a short code."""
+        return "" if self.piece is None else self.piece.mention
 
     @property
     def written(self) -> str:
@@ -155,17 +195,17 @@ def _gather_values(
                     known.places.setdefault((at, item.group), item)
                 if known.sources[-1] != name:
                     known.sources.append(name)
-                    known.features.append(feature)
+                    known.more.append(feature)
                 continue
             if taken >= MAX_OF_SOURCE or len(found) >= limit:
                 return
             taken += 1
             rank = "u" if is_used else _RANKS[unused if unused < 5 else 5]
             place = item.rank if item.rank < 4 else 4
-            features = [*_standing(feature, age, rank, place)]
             if steps:
                 value = wrap(steps, value)
-            found[text] = Option(value, text, name, at, item, features)
+            standing = _standing(feature, age, rank, place)
+            found[text] = Option(value, text, name, at, item, standing)
 
 
 def _add(
@@ -178,10 +218,11 @@ def _add(
 ) -> None:
     known = found.get(text)
     if known is None:
-        found[text] = Option(value, text, source.name, at, item, [source.feature])
+        standing = ((source.feature,), ())
+        found[text] = Option(value, text, source.name, at, item, standing)
     else:
         known.sources.append(source.name)
-        known.features.append(source.feature)
+        known.more.append(source.feature)
 
 
 def _shortlist(
@@ -200,9 +241,10 @@ def _shortlist(
 
 
 @functools.lru_cache(maxsize=8_192)
-def _standing(feature: str, age: int, rank: str, place: int) -> tuple[str, ...]:
+def _standing(feature: str, age: int, rank: str, place: int) -> Standing:
     """The features of where a value stands among those of its source."""
-    return feature, f"{feature}:{age}{rank}", f"a:{age}", f"i:{place}", f"q:{rank}"
+    general = f"a:{age}", f"i:{place}", f"q:{rank}"
+    return (feature, f"{feature}:{age}{rank}", *general), general
 
 
 @functools.lru_cache(maxsize=8_192)
@@ -225,50 +267,54 @@ def describe(
     last = moment.symbols[-1] if moment.symbols else ""
     usual = _mark(next(reversed(used))) if used else None
     last_user = moment.last_user
+    pieces = moment.pieces
     for option in options:
-        features = option.features
+        more = option.more
         if row is not NO_ROW and row in option.places:
             option.in_row = True
-            features.append("n:row")
+            more.append("n:row")
         if usual is not None:
             at = used.get(option.text)
             if at is not None:
                 option.fresh = False
                 newest = moment.calls[-1].at
-                features.append("u:last" if at == newest else "u:earlier")
+                more.append("u:last" if at == newest else "u:earlier")
             # How it is written, and how such an argument was written before.
-            features.append(_marks(_mark(option.text), usual))
+            more.append(_marks(_mark(option.text), usual))
         sources = option.sources
         if len(sources) == 1:
-            features.append(_behind(last, sources[0]))
+            more.append(_behind(last, sources[0]))
         else:
-            features += [_behind(last, each) for each in sources[:_KNOWN_SOURCES]]
+            more += [_behind(last, each) for each in sources[:_KNOWN_SOURCES]]
         item = option.item
         if item is None:
             continue
-        option.mention = mention = _mention(item, moment)
-        features += (f"m:{mention}", "t:new" if option.at > last_user else "t:old")
+        more.append("t:new" if option.at > last_user else "t:old")
+        piece = pieces.get(id(item))
+        if piece is None:
+            piece = pieces[id(item)] = _describe_piece(item, moment)
+        option.piece = piece
         if "~" in item.source:
-            _describe_piece(features, item, moment, len(option.places))
-        if item.token >= 0:
-            features += _surroundings(item.left, item.right, item.text)
+            places = len(option.places)
+            more.append(_SPREADS[places if places < 4 else 4])
 
 
-def _describe_piece(
-    features: list[str], item: Item, moment: Moment, places: int
-) -> None:
-    """Add what is known of a piece of a text."""
-    alone, known = _words(item.folded)
-    features += alone
-    features.append(_SPREADS[places if places < 4 else 4])
-    user, asked = moment.user_words, moment.asked_words
-    features.append(_OVERLAPS[_part(known, user), _part(known, asked)])
-    features.append(_SAID[_part(known, moment.said_words)])
-    if item.token >= 0 and item.sentences and ">" in item.source:
-        # A result may tell in the same sentence what the user asked about.
-        near = item.sentences.near(item.token)
-        if near:
-            features.append(_ASKED[min(len((near & user) - known), 3)])
+def _describe_piece(item: Item, moment: Moment) -> Piece:
+    mention = _mention(item, moment)
+    features = [f"m:{mention}"]
+    if "~" in item.source:
+        alone, known = _words(item.folded)
+        user, asked = moment.user_words, moment.asked_words
+        overlap = _OVERLAPS[_part(known, user), _part(known, asked)]
+        features += (*alone, overlap, _SAID[_part(known, moment.said_words)])
+        if item.token >= 0 and item.sentences and ">" in item.source:
+            # A result may tell in the same sentence what the user asked about.
+            near = item.sentences.near(item.token)
+            if near:
+                features.append(_ASKED[min(len((near & user) - known), 3)])
+    if item.token >= 0:
+        features += _surroundings(item.left, item.right, item.text)
+    return Piece(item, mention, features)
 
 
 _SPREADS = [f"p:{count}" for count in range(5)]
@@ -385,43 +431,90 @@ def join(
 
 
 class Relations:
-    """Tells which of some options stand with the arguments before them: few do.
+    """Ranks options by how they stand to the arguments before them: most do not.
 
     Args:
         options: The values that one argument may have.
+        none: The score of the outcome that the real value is none of them.
     """
 
-    def __init__(self, options: Sequence[Option]) -> None:
-        self.scores = [option.score for option in options]
+    def __init__(self, options: Sequence[Option], none: float) -> None:
         self._options = options
+        scores = [option.score for option in options]
+        self._scores = scores
+        self._highest = highest = max([none, *scores])
+        self._exps = [math.exp(score - highest) for score in scores]
+        self._mass = sum(self._exps)
+        self._none = math.exp(none - highest)
+        order = range(len(scores))
+        self._order = sorted(order, key=scores.__getitem__, reverse=True)
         self._by_text: dict[str, int] = {}
         self._by_place: dict[Place, list[int]] = {}
-        for number, option in enumerate(options):
-            self._by_text[option.text] = number
-            for place in option.places:
-                self._by_place.setdefault(place, []).append(number)
 
-    def score(
-        self, together: Together, worth: Callable[[tuple[str, ...]], float]
-    ) -> list[float]:
-        """The options' scores, given the arguments before.
+    def best(self, width: int) -> list[tuple[Option, float]]:
+        """The best options, with log probabilities."""
+        shift = self._highest + math.log(self._none + self._mass)
+        options, scores = self._options, self._scores
+        return [(options[i], scores[i] - shift) for i in self._order[:width]]
+
+    def best_beside(
+        self, together: Together, worth: Worth, width: int
+    ) -> list[tuple[Option, float]]:
+        """The best options given the arguments before, with log probabilities.
 
         Args:
             together: Those.
             worth: What a relation to them is worth.
+            width: How many.
         """
-        scores = list(map(float.__add__, self.scores, repeat(worth(_APART[False, False]))))
-        near: dict[int, None] = {}
+        apart = worth(_APART[False, False])
+        near = self._near(together, worth)
+        exps, highest = self._exps, self._highest
+        far = max(0.0, self._mass - sum([exps[i] for i in near]))
+        mass = self._none + far * math.exp(apart)
+        for score in near.values():
+            mass += math.exp(score - highest)
+        shift = highest + math.log(mass)
+        ranked = [(-score, i) for i, score in near.items()]
+        scores, wanted = self._scores, width
+        for i in self._order:
+            if i not in near:
+                ranked.append((-scores[i] - apart, i))
+                wanted -= 1
+                if not wanted:
+                    break
+        ranked.sort()
+        options = self._options
+        return [(options[i], -score - shift) for score, i in ranked[:width]]
+
+    def scores(self, together: Together, worth: Worth) -> list[float]:
+        """The scores of all options, given the arguments before."""
+        apart = worth(_APART[False, False])
+        near = self._near(together, worth)
+        return [
+            near[i] if i in near else score + apart
+            for i, score in enumerate(self._scores)
+        ]
+
+    def _near(self, together: Together, worth: Worth) -> dict[int, float]:
+        """The options that are related to the arguments before, and their scores."""
+        if not self._by_text:
+            for i, option in enumerate(self._options):
+                self._by_text[option.text] = i
+                for place in option.places:
+                    self._by_place.setdefault(place, []).append(i)
+        related: dict[int, None] = {}
         for place in together.places:
-            near.update(dict.fromkeys(self._by_place.get(place, ())))
-        for text in (*together.texts, *together.made):
-            number = self._by_text.get(text)
-            if number is not None:
-                near[number] = None
-        for number in near:
-            relation = relate(self._options[number], together)
-            scores[number] = self.scores[number] + worth(relation)
-        return scores
+            found = self._by_place.get(place)
+            if found:
+                related.update(dict.fromkeys(found))
+        for texts in (together.texts, together.made):
+            for text in sorted(texts):
+                i = self._by_text.get(text)
+                if i is not None:
+                    related[i] = None
+        options, scores = self._options, self._scores
+        return {i: scores[i] + worth(relate(options[i], together)) for i in related}
 
 
 def relate(option: Option, together: Together) -> tuple[str, ...]:
