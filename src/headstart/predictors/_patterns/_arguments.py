@@ -19,16 +19,8 @@ from typing import TYPE_CHECKING, Any
 from headstart._errors import UsageError
 
 from ._explaining import explain, same
-from ._options import (
-    Chosen,
-    Option,
-    Relations,
-    Together,
-    describe,
-    gather,
-    join,
-    relate,
-)
+from ._options import describe, gather
+from ._relations import Choice, join, relate
 from ._sources import is_dated, read_source
 from ._weights import LEAST_GRADIENT, Weights
 
@@ -37,7 +29,8 @@ if TYPE_CHECKING:
 
     from ._familiar import Familiar
     from ._moment import Moment
-    from ._options import Worth
+    from ._options import Chosen, Option
+    from ._relations import Together, Worth
     from ._sources import Source
     from ._weights import Scope
 
@@ -60,38 +53,6 @@ _RARE = 0.03
 """Sources and signatures seen less often than the commonest are not looked at."""
 _MAX_CONSTANT = 200
 _HALVED_AT = 800.0
-
-
-class Choice:
-    """The values that one argument may have at a moment.
-
-    Attributes:
-        own: Where the weights of this argument are.
-        shared: Where those of all arguments are.
-        options: The values.
-        none: The score of the outcome that the real value is none of them.
-        worth: What relations to the arguments before it are worth, while candidates are
-            looked for.
-    """
-
-    __slots__ = ("_relations", "none", "options", "own", "shared", "worth")
-
-    def __init__(
-        self, own: str, shared: str, options: list[Option], none: float
-    ) -> None:
-        self.own = own
-        self.shared = shared
-        self.options = options
-        self.none = none
-        self.worth: dict[tuple[str, ...], float] = {}
-        self._relations: Relations | None = None
-
-    @property
-    def relations(self) -> Relations:
-        """How the values stand to those of the arguments before."""
-        if self._relations is None:
-            self._relations = Relations(self.options, self.none)
-        return self._relations
 
 
 class ArgumentModel:
@@ -142,6 +103,9 @@ class ArgumentModel:
         start: float,
         least: float,
     ) -> list[tuple[Chosen, float]]:
+        for name in names:
+            if not self._is_found(slot_of(tool, name), moment):
+                return []
         beam: list[tuple[Chosen, float]] = [((), start)]
         width = BEAM if len(names) > 1 else WIDE
         if not moment.is_read(tool):
@@ -207,12 +171,24 @@ class ArgumentModel:
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
-    def _find_options(
-        self, slot: str, tool: str, name: str, moment: Moment
-    ) -> list[Option]:
+    def _sources_of(self, slot: str) -> tuple[Source, ...]:
+        """The sources of an argument that are looked at."""
         sources = self._looked_at.get(slot)
         if sources is None:
             sources = self._looked_at[slot] = _most_usual(self.sources.get(slot))
+        return sources
+
+    def _is_found(self, slot: str, moment: Moment) -> bool:
+        """Whether there is any value at the sources of an argument."""
+        for source in self._sources_of(slot):
+            if source.is_constant or moment.newest(source.path):
+                return True
+        return False
+
+    def _find_options(
+        self, slot: str, tool: str, name: str, moment: Moment
+    ) -> list[Option]:
+        sources = self._sources_of(slot)
         if not sources:
             return []
         limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
@@ -221,7 +197,9 @@ class ArgumentModel:
         if len(options) > limit:
             own = self.weights.scope(f"{slot}{moment.mode}")
             options.sort(
-                key=lambda option: -own.total(option.standing[0]) - own.total(option.more)
+                key=lambda option: (
+                    -own.total(option.standing[0]) - own.total(option.more)
+                )
             )
             del options[limit:]
         describe(options, moment, used, moment.next_row(tool))

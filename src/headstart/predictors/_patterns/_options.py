@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._rows import NO_ROW
 from ._sources import change, wrap
 from ._spans import outline, stems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ._moment import Moment
     from ._rows import Place
@@ -28,7 +27,6 @@ _KNOWN_SOURCES = 3
 """Sources of a value that are told from each other by what came last."""
 
 Chosen: TypeAlias = "tuple[Option, ...]"
-Worth: TypeAlias = "Callable[[tuple[str, ...]], float]"
 Places: TypeAlias = "dict[Place, Item]"
 """By message, and object or text in it: what stands there."""
 
@@ -70,21 +68,22 @@ class Option:
         at: The position of the message where it stands; -1 for a constant.
         item: What stands there.
         piece: What is known about that.
-        places: Every place where it stands.
+        count: How many places it stands at.
         score: How well it fits, among the others.
         fresh: Whether no earlier call of the tool had it.
         in_row: Whether it stands in the object that a loop comes to next.
     """
 
     __slots__ = (
+        "_places",
         "_written",
         "at",
+        "count",
         "fresh",
         "in_row",
         "item",
         "more",
         "piece",
-        "places",
         "score",
         "sources",
         "standing",
@@ -103,17 +102,36 @@ class Option:
     ) -> None:
         self.value = value
         self.text = text
-        self.sources = [source]
+        self.sources: tuple[str, ...] = (source,)
         self.standing = standing
         self.more: list[str] = []
         self.at = at
         self.item = item
         self.piece: Piece | None = None
-        self.places: Places = {} if item is None else {(at, item.group): item}
+        self.count = 0 if item is None else 1
+        self._places: Places | None = None
         self.score = 0.0
         self.fresh = True
         self.in_row = False
         self._written = ""
+
+    @property
+    def places(self) -> Places:
+        """Every place where it stands."""
+        if self._places is None:
+            item = self.item
+            self._places = {} if item is None else {(self.at, item.group): item}
+        return self._places
+
+    def add(self, source: Source, at: int, item: Item) -> None:
+        """Note where else it stands."""
+        if self.count < MAX_PLACES:
+            places = self.places
+            places.setdefault((at, item.group), item)
+            self.count = len(places)
+        if self.sources[-1] != source.name:
+            self.sources += (source.name,)
+            self.more.append(source.feature)
 
     @property
     def features(self) -> list[str]:
@@ -191,17 +209,13 @@ def _gather_values(
                 unused += 1
             known = found.get(text)
             if known is not None:
-                if len(known.places) < MAX_PLACES:
-                    known.places.setdefault((at, item.group), item)
-                if known.sources[-1] != name:
-                    known.sources.append(name)
-                    known.more.append(feature)
+                known.add(source, at, item)
                 continue
             if taken >= MAX_OF_SOURCE or len(found) >= limit:
                 return
             taken += 1
-            rank = "u" if is_used else _RANKS[unused if unused < 5 else 5]
-            place = item.rank if item.rank < 4 else 4
+            rank = "u" if is_used else _RANKS[min(5, unused)]
+            place = min(4, item.rank)
             if steps:
                 value = wrap(steps, value)
             standing = _standing(feature, age, rank, place)
@@ -221,7 +235,7 @@ def _add(
         standing = ((source.feature,), ())
         found[text] = Option(value, text, source.name, at, item, standing)
     else:
-        known.sources.append(source.name)
+        known.sources += (source.name,)
         known.more.append(source.feature)
 
 
@@ -295,8 +309,7 @@ def describe(
             piece = pieces[id(item)] = _describe_piece(item, moment)
         option.piece = piece
         if "~" in item.source:
-            places = len(option.places)
-            more.append(_SPREADS[places if places < 4 else 4])
+            more.append(_SPREADS[min(4, option.count)])
 
 
 def _describe_piece(item: Item, moment: Moment) -> Piece:
@@ -380,175 +393,3 @@ def _mention(item: Item, moment: Moment) -> str:
 
 def _overlap(kin: Sequence[frozenset[str]], words: frozenset[str]) -> bool:
     return bool(words) and any(map(words.issuperset, kin))
-
-
-class Together(NamedTuple):
-    """The arguments chosen so far, as the one after them sees them.
-
-    Attributes:
-        texts: Their values.
-        places: Where they stand together; where the last does, if nowhere.
-        whole: Whether all of them stand there.
-        made: What earlier calls that had the same values had for the next argument.
-    """
-
-    texts: set[str]
-    places: Places
-    whole: bool
-    made: set[str]
-
-
-def join(
-    chosen: Chosen, names: Sequence[str], tool: str, name: str, moment: Moment
-) -> Together:
-    """What an argument sees of those before it.
-
-    Args:
-        chosen: The values of the arguments before it.
-        names: Their names.
-        tool: The tool.
-        name: The argument.
-        moment: When the tool may be called.
-    """
-    places = chosen[-1].places
-    whole = True
-    for option in chosen[-2::-1]:
-        both = places.keys() & option.places.keys()
-        if not both:
-            places, whole = chosen[-1].places, False
-            break
-        places = {place: places[place] for place in both}
-    made: set[str] = set()
-    for call in moment.calls_of(tool):
-        arguments = call.arguments
-        if name in arguments:
-            for each, option in zip(names, chosen, strict=True):
-                if arguments.get(each) != option.value:
-                    break
-            else:
-                made.add(str(arguments[name]))
-    return Together({option.text for option in chosen}, places, whole, made)
-
-
-class Relations:
-    """Ranks options by how they stand to the arguments before them: most do not.
-
-    Args:
-        options: The values that one argument may have.
-        none: The score of the outcome that the real value is none of them.
-    """
-
-    def __init__(self, options: Sequence[Option], none: float) -> None:
-        self._options = options
-        scores = [option.score for option in options]
-        self._scores = scores
-        self._highest = highest = max([none, *scores])
-        self._exps = [math.exp(score - highest) for score in scores]
-        self._mass = sum(self._exps)
-        self._none = math.exp(none - highest)
-        order = range(len(scores))
-        self._order = sorted(order, key=scores.__getitem__, reverse=True)
-        self._by_text: dict[str, int] = {}
-        self._by_place: dict[Place, list[int]] = {}
-
-    def best(self, width: int) -> list[tuple[Option, float]]:
-        """The best options, with log probabilities."""
-        shift = self._highest + math.log(self._none + self._mass)
-        options, scores = self._options, self._scores
-        return [(options[i], scores[i] - shift) for i in self._order[:width]]
-
-    def best_beside(
-        self, together: Together, worth: Worth, width: int
-    ) -> list[tuple[Option, float]]:
-        """The best options given the arguments before, with log probabilities.
-
-        Args:
-            together: Those.
-            worth: What a relation to them is worth.
-            width: How many.
-        """
-        apart = worth(_APART[False, False])
-        near = self._near(together, worth)
-        exps, highest = self._exps, self._highest
-        far = max(0.0, self._mass - sum([exps[i] for i in near]))
-        mass = self._none + far * math.exp(apart)
-        for score in near.values():
-            mass += math.exp(score - highest)
-        shift = highest + math.log(mass)
-        ranked = [(-score, i) for i, score in near.items()]
-        scores, wanted = self._scores, width
-        for i in self._order:
-            if i not in near:
-                ranked.append((-scores[i] - apart, i))
-                wanted -= 1
-                if not wanted:
-                    break
-        ranked.sort()
-        options = self._options
-        return [(options[i], -score - shift) for score, i in ranked[:width]]
-
-    def scores(self, together: Together, worth: Worth) -> list[float]:
-        """The scores of all options, given the arguments before."""
-        apart = worth(_APART[False, False])
-        near = self._near(together, worth)
-        return [
-            near[i] if i in near else score + apart
-            for i, score in enumerate(self._scores)
-        ]
-
-    def _near(self, together: Together, worth: Worth) -> dict[int, float]:
-        """The options that are related to the arguments before, and their scores."""
-        if not self._by_text:
-            for i, option in enumerate(self._options):
-                self._by_text[option.text] = i
-                for place in option.places:
-                    self._by_place.setdefault(place, []).append(i)
-        related: dict[int, None] = {}
-        for place in together.places:
-            found = self._by_place.get(place)
-            if found:
-                related.update(dict.fromkeys(found))
-        for texts in (together.texts, together.made):
-            for text in sorted(texts):
-                i = self._by_text.get(text)
-                if i is not None:
-                    related[i] = None
-        options, scores = self._options, self._scores
-        return {i: scores[i] + worth(relate(options[i], together)) for i in related}
-
-
-def relate(option: Option, together: Together) -> tuple[str, ...]:
-    """How a value stands to those of the arguments before it."""
-    here, there = option.places, together.places
-    if here.keys().isdisjoint(there):  # most do
-        return _APART[option.text in together.texts, option.text in together.made]
-    features: list[str] = []
-    if option.text in together.texts:
-        features.append("x:same")
-    near, row = 99, None
-    for place, right in here.items():
-        left = there.get(place)
-        if left is None:
-            continue
-        if left.token < 0 or right.token < 0:
-            row = place if row is None else max(row, place)
-        elif abs(right.token - left.token) < abs(near):
-            near = right.token - left.token
-    if row is not None:
-        features.append("x:object!" if together.whole else "x:object")
-        features.append(f"s&{there[row].source}&{here[row].source}")
-    if near != 99:
-        features.append(f"x:{max(-4, min(8, near))}")
-    if option.text in together.made:
-        features.append("x:made")
-    return tuple(features)
-
-
-_APART: dict[tuple[bool, bool], tuple[str, ...]] = {
-    (False, False): ("x:apart",),
-    (False, True): ("x:apart", "x:made"),
-    (True, False): ("x:same", "x:apart"),
-    (True, True): ("x:same", "x:apart", "x:made"),
-}
-"""The features of a value that stands nowhere with those before it: whether it is the
-same as one of them, and whether an earlier call had it."""

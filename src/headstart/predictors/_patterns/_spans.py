@@ -179,11 +179,10 @@ def _read_spans(text: str) -> tuple[list[Span], Sentences]:
     run: list[int] = []
     for i, (token, kind, _, _) in enumerate(read):
         if not kind:
-            if run:
-                if token in _CONNECTING:
-                    run.append(i)
-                else:
-                    _end_phrase(run, tokens, found)
+            if run and token not in _CONNECTING:
+                _end_phrase(run, tokens, found)
+            elif run:
+                run.append(i)
             continue
         if len(token) > MAX_VALUE_CHARACTERS:
             continue
@@ -207,18 +206,23 @@ def _read_spans(text: str) -> tuple[list[Span], Sentences]:
     named = _names_month(hints)
     if named or slashed or not text.isascii():
         found += _dated(text, tokens, named=named, slashed=slashed)
-    if _QUOTE.search(text):
-        found += [
-            (match[match.lastindex or 0], "quoted", -1, "", "")
-            for match in _QUOTED.finditer(text)
-        ]
+    found += _quoted(text)
     return found, Sentences(tokens)
+
+
+def _quoted(text: str) -> list[Span]:
+    if not _QUOTE.search(text):
+        return []
+    return [
+        (match[match.lastindex or 0], "quoted", -1, "", "")
+        for match in _QUOTED.finditer(text)
+    ]
 
 
 def _names_month(hints: list[int]) -> bool:
     """Whether the name of a month stands near a number."""
     return any(
-        any([each & DIGIT for each in hints[max(0, i - 2) : i + 3]])
+        any(each & DIGIT for each in hints[max(0, i - 2) : i + 3])
         for i, hint in enumerate(hints)
         if hint & NAME
     )

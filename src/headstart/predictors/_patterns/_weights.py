@@ -120,8 +120,8 @@ _NOTHING = Scope()
 def logistic(x: float) -> float:
     """From log-odds to a probability."""
     if x >= 0:
-        return 1 / (1 + math.exp(-x if x < 500 else -500))
-    e = math.exp(x if x > -500 else -500)
+        return 1 / (1 + math.exp(max(-500, -x)))
+    e = math.exp(max(-500, x))
     return e / (1 + e)
 
 
