@@ -67,6 +67,7 @@ def leaves_nothing_behind():
         if not thread.name.startswith("Trio thread")  # its cache keeps idle ones
     ]
     for thread in left:
+        thread._started.wait(5)  # a thread that is being started is listed already
         thread.join(5)
     assert not [thread.name for thread in left if thread.is_alive()]
     assert disowned_threads() == disowned

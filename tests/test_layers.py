@@ -24,6 +24,8 @@ LAYERS = {
     "_policy": 2,
     "_lifecycle": 2,
     "predictors": 3,
+    "_thread_guard": 3,
+    "_seams": 3,
     "_call_speculation": 4,
     "_result_speculation": 4,
     "_session": 5,

@@ -146,6 +146,7 @@ class ToolCallSpeculator:
             call=ToolCall(self.span_id, tool.name, arguments),
             barrier=self._gate,
             on_early_result=self._receive_early_result,
+            own=self.barrier,
         )
         self._done: anyio.Event | None = None  # made by whoever first waits for the end
         self._value: Any = None

@@ -38,7 +38,7 @@ from ._call_speculation import (
 )
 from ._calls import ToolCall, ToolResult
 from ._clock import running_clock
-from ._errors import SpeculationError, UsageError, WriteDenied
+from ._errors import DiscardedError, SpeculationError, UsageError, WriteDenied
 from ._events import (
     CallEnded,
     ModelAnswered,
@@ -562,6 +562,7 @@ class Session(Generic[Deps]):
             call=slot.call,
             barrier=barrier,
             on_early_result=partial(self._turns.knows_early, slot, source="tool"),
+            own=own,
         )
         slot.started = True
         began_at = self._now()
@@ -576,7 +577,7 @@ class Session(Generic[Deps]):
                     value = await _within(tool, barrier, context, arguments)
         except WriteDenied as error:
             return _refusal(error)
-        except Exception as error:  # noqa: BLE001 - the tool's failure is its result
+        except (Exception, DiscardedError) as error:  # noqa: BLE001 - its result
             return ToolResult.from_error(error)
         except anyio.get_cancelled_exc_class() as error:
             if comes_from_outside(error):

@@ -101,7 +101,15 @@ class ToolContext(Generic[Deps]):
         barrier: What a `GATED` tool awaits before each side effect.
     """
 
-    __slots__ = ("_home", "_on_early_result", "_render", "barrier", "call", "deps")
+    __slots__ = (
+        "_home",
+        "_on_early_result",
+        "_own",
+        "_render",
+        "barrier",
+        "call",
+        "deps",
+    )
 
     def __init__(
         self,
@@ -110,11 +118,13 @@ class ToolContext(Generic[Deps]):
         call: ToolCall,
         barrier: WriteBarrier,
         on_early_result: Callable[[ToolResult], None] | None = None,
+        own: WriteBarrier | None = None,
     ) -> None:
         self.deps = deps
         self.call = call
         self.barrier = barrier
         self._on_early_result = on_early_result
+        self._own = own or barrier  # without the conditions that `barrier` has as well
         self._render: Callable[[Any], ToolResult] = ToolResult.from_value
         self._home: tuple[int, anyio.lowlevel.EventLoopToken] | None = None
 
@@ -127,6 +137,23 @@ class ToolContext(Generic[Deps]):
     def speculative(self) -> bool:
         """Whether the call is not confirmed (yet): its barrier is not open."""
         return self.barrier.effective_state is not BarrierState.FLUSHED
+
+    def discard(self, reason: str) -> bool:
+        """Give this call up if it was launched ahead and is not confirmed.
+
+        For a tool that finds out that it cannot be held: the real call then runs as if
+        nothing had been launched. From any task or thread; the tool is cancelled soon.
+
+        Returns:
+            Whether this gave it up. `False` says that the call is settled: it was given
+            up before, or it is confirmed and goes on, once its conditions allow it.
+        """
+        return self._own.deny(reason)
+
+    @property
+    def discarded(self) -> bool:
+        """Whether the call was given up: nothing will come of what it does now."""
+        return self._own.effective_state is BarrierState.DENIED
 
     def early_result(self, value: object) -> None:
         """State the result before it is there, so that the model can go on with it.
@@ -260,7 +287,13 @@ class _ThreadCall:
                 _disowned += 1
 
 
-async def _run_in_thread(function: Callable[[], Any], *, speculative: bool) -> Any:
+def in_own_thread() -> bool:
+    """Whether this is a thread of the limiters that sync tools run in."""
+    return _thread_run.active
+
+
+async def run_in_thread(function: Callable[[], Any], *, speculative: bool) -> Any:
+    """Run `function` in a thread for sync tools, let go if this is cancelled."""
     call = _ThreadCall(function)
     try:
         result = await anyio.to_thread.run_sync(
@@ -454,7 +487,7 @@ class Tool:
             bound = partial(self.function, *args, **arguments)
         if self.is_async:
             return bound()
-        return _run_in_thread(bound, speculative=context.speculative)
+        return run_in_thread(bound, speculative=context.speculative)
 
 
 class ArgumentsFingerprint:
