@@ -6,7 +6,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.servers import NoServerError, open_postgres, open_redis
 
 if TYPE_CHECKING:
