@@ -24,6 +24,8 @@ from headstart._thread_guard import passing, unconfirmed_call
 try:
     import redis
     import redis.asyncio
+    from redis.asyncio.client import Pipeline as AsyncPipeline
+    from redis.client import Pipeline
     from redis.exceptions import ResponseError
 except ImportError as missing:
     message = 'Please install `redis`: pip install "headstart[redis]"'
@@ -87,8 +89,7 @@ def hold_commands(
             no client, or it is held already.
     """
     kind = f"{type(client).__module__}.{type(client).__name__}"
-    pipelines = (redis.asyncio.client.Pipeline, redis.client.Pipeline)
-    if isinstance(client, pipelines) or not isinstance(
+    if isinstance(client, AsyncPipeline | Pipeline) or not isinstance(
         client,  # pyright: ignore[reportUnnecessaryIsInstance]
         redis.asyncio.Redis | redis.Redis,
     ):
@@ -113,7 +114,7 @@ class HeldCommands:
     """
 
     def __init__(
-        self, client: Client, *, reads: Iterable[str], max_hold: float | None
+        self, client: Any, *, reads: Iterable[str], max_hold: float | None
     ) -> None:
         self.seam = Seam("redis", max_hold=max_hold)
         self._reads = _READS | {" ".join(name.upper().split()) for name in reads}
@@ -125,7 +126,7 @@ class HeldCommands:
         return f"<HeldCommands {self.seam!r}>"
 
     def _install(self, client: Any) -> Any:
-        in_threads = isinstance(client, redis.Redis)
+        in_threads = not isinstance(client, redis.asyncio.Redis)
         _held.add(client)
         if client.connection_pool not in _held_pools:
             _held_pools.add(client.connection_pool)
@@ -145,10 +146,11 @@ class HeldCommands:
             hold = _hold_pubsub_blocking if in_threads else _hold_pubsub
             return hold(self.seam, make_pubsub(**options))
 
+        execute: Any = client.execute_command
         if in_threads:
-            hold = self._command_blocking(client.execute_command)
+            hold = self._command_blocking(execute)
         else:
-            hold = self._command(client.execute_command, client)
+            hold = self._command(execute, client)
         client.execute_command = hold
         client.client = client_of_one_connection
         client.pipeline = pipeline
@@ -390,8 +392,8 @@ def _text(value: Any) -> str:
 
 
 def _word(argument: Any) -> str:
-    if isinstance(argument, bytes | bytearray | memoryview):
-        return bytes(argument).decode("ascii", "replace").upper()
+    if isinstance(argument, bytes):
+        return argument.decode("ascii", "replace").upper()
     return argument.upper() if isinstance(argument, str) else ""
 
 
