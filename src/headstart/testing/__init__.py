@@ -1,4 +1,6 @@
-"""What tests of agents are made of: virtual time, and a model that follows a script."""
+"""What tests of agents are made of: virtual time, a scripted model, a tripwire."""
+
+from headstart._tripwire import Finding, tripwire
 
 from ._clock import VirtualLoop, run_virtual
 from ._conformance import AdapterConformance, Outcome, Scene, Stage, StageTool
@@ -7,6 +9,7 @@ from ._model import Fault, ModelRecord, ScriptedModel, ScriptedResponse
 __all__ = (
     "AdapterConformance",
     "Fault",
+    "Finding",
     "ModelRecord",
     "Outcome",
     "Scene",
@@ -16,4 +19,5 @@ __all__ = (
     "StageTool",
     "VirtualLoop",
     "run_virtual",
+    "tripwire",
 )
