@@ -55,7 +55,9 @@ def main() -> None:
             )
             figures[state].append([float(line) for line in ended.stdout.split()])
     for state, rows in figures.items():
-        opening, other = (statistics.median(column) for column in zip(*rows))
+        opening, other = (
+            statistics.median(column) for column in zip(*rows, strict=True)
+        )
         print(f"{state:10} {opening:8.3f} us to open {other:8.3f} us for another event")
 
 
