@@ -338,7 +338,7 @@ def _hold_pool(seam: Seam, pool: Any) -> None:
     take = pool.get_connection
 
     async def get_connection(*args: Any, **options: Any) -> Any:
-        if not _reads_now.get():
+        if unconfirmed_call() is not None and not _reads_now.get():
             await seam.wait(_CONNECTION)
         return await take(*args, **options)
 
@@ -349,7 +349,7 @@ def _hold_pool_blocking(seam: Seam, pool: Any) -> None:
     take = pool.get_connection
 
     def get_connection(*args: Any, **options: Any) -> Any:
-        if not _reads_now.get():
+        if unconfirmed_call() is not None and not _reads_now.get():
             seam.wait_blocking(_CONNECTION)
         return take(*args, **options)
 
