@@ -5,6 +5,8 @@
 alone.
 """
 
+import os as _os
+
 from ._agent import (
     Agent as Agent,
     AgentStream as AgentStream,
@@ -133,3 +135,8 @@ __all__ = (
     "summarize",
     "tool",
 )
+
+if _os.environ.get("HEADSTART_TRIPWIRE"):
+    from ._tripwire import arm_by_environment as _arm_by_environment
+
+    _arm_by_environment()

@@ -123,15 +123,17 @@ class passing:  # noqa: N801 - reads as a statement, and is a class for its spee
 
 def is_passing() -> bool:
     """Whether a seam let pass what happens here."""
-    if current_barrier() is not None or _noted.note is None:
-        return _passing.get()
-    return _noted.note.passing
+    if _passing.get():
+        return True
+    note = _noted.note
+    return note is not None and current_barrier() is None and note.passing
 
 
 def _note() -> _Note | None:
     barrier = current_barrier()
     if barrier is None:
-        return _noted.note
+        note = _noted.note
+        return note and note._replace(passing=is_passing())
     if barrier.effective_state is BarrierState.FLUSHED:
         return None
     return _Note(barrier, current_context(), _passing.get())

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import math
 import pickle
 import threading
@@ -31,6 +32,7 @@ from headstart import (
 )
 from headstart._events import CallLaunched
 from headstart._lifecycle import SpeculationState
+from headstart.effects import hold_blocking
 from headstart.testing import ScriptedModel, VirtualLoop
 
 from .scene import CHANGE_7, Expects, World, play, play_both, talk, write
@@ -91,6 +93,7 @@ def hop_to_pool(function):
 
 async def hop_to_thread(function):
     future = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # its tool may be cancelled meanwhile
 
     def run():
         try:
@@ -126,6 +129,28 @@ async def test_fault_14_an_effect_that_lost_its_context_finds_no_barrier_to_pass
             await guess.wait()
     assert barriers == [None]
     assert effects == []
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("confirmed", [False, True])
+@pytest.mark.parametrize("hop", [hop_to_executor, hop_to_pool, hop_to_thread])
+async def test_fault_14_a_seam_refuses_an_effect_that_lost_its_context(hop, confirmed):
+    effects = []
+
+    def effect():
+        with hold_blocking("a post"):
+            effects.append("posted")
+
+    async def post():
+        with contextlib.suppress(WriteDenied):
+            await hop(effect)
+
+    async with ToolCallSpeculator(Tool(post, effect=Effect.GATED), "{}") as guess:
+        if confirmed:
+            guess.confirm()
+        await guess.wait_until_ended()
+        assert guess.barrier.state is (FLUSHED if confirmed else DENIED)
+    assert effects == ["posted"] * confirmed
 
 
 async def test_fault_14_no_barrier_reaches_another_process():

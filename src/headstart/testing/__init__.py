@@ -4,6 +4,8 @@
 `SpeculationLab` a whole agent with and without.
 """
 
+from headstart._tripwire import Finding, tripwire
+
 from ._changes import ABSENT, Change
 from ._clock import VirtualLoop, run_virtual
 from ._conformance import AdapterConformance, Outcome, Scene, Stage, StageTool
@@ -28,6 +30,7 @@ __all__ = (
     "DatabaseObserver",
     "Fault",
     "FileObserver",
+    "Finding",
     "HTTPSink",
     "LabReport",
     "ModelRecord",
@@ -47,4 +50,5 @@ __all__ = (
     "VirtualLoop",
     "assert_speculation_safe",
     "run_virtual",
+    "tripwire",
 )
