@@ -1736,7 +1736,7 @@ MUTANTS = [
         "... but no confirmed one",
         "barrier:flushed-runs",
         "_seams.py",
-        '                raise _denial(call, self._too_long(effect))\n            await call.barrier.wait()\n            outcome = "flushed"',
+        '                raise _denial(call, self._too_long(effect))\n            await wait_patiently(call.barrier)\n            outcome = "flushed"',
         '                raise _denial(call, self._too_long(effect))\n            raise _denial(call, "")',
         "tests/effects/test_holding.py",
     ),
