@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
+from tests.servers import open_redis
 
 from headstart.effects.redis import hold_commands
-from tests.servers import open_redis
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
