@@ -668,6 +668,5 @@ async def test_a_hold_in_a_foreign_thread_still_holds():
     async with ToolCallSpeculator(delegate, "{}") as guess:
         await anyio.to_thread.run_sync(arrived.wait)
         assert effects == []
-        assert guess.held_at < 0
         assert await guess.adopt() == "posted"
     assert effects == ["posted"]

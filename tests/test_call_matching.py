@@ -216,8 +216,21 @@ MEANINGLESS = [
 ]
 
 
+def checked():
+    """A tool whose arguments are read by somebody else, who believes everything."""
+    return Tool(
+        typed.function,
+        name="checked",
+        parameters={},
+        validate=lambda text: {},
+        effect="READ",
+    )
+
+
 @pytest.mark.requirement("engine:default-deny")
-@pytest.mark.parametrize("called", [typed, untyped()], ids=["typed", "untyped"])
+@pytest.mark.parametrize(
+    "called", [typed, untyped(), checked()], ids=["typed", "untyped", "checked"]
+)
 @pytest.mark.parametrize("text", MEANINGLESS, ids=lambda text: text[:12])
 def test_text_that_is_no_json_object_matches_nothing_and_is_logged(
     called, text, caplog

@@ -1,5 +1,6 @@
 """One predicted call: it runs while the host waits, and is adopted or discarded."""
 
+import contextlib
 import gc
 import threading
 
@@ -820,16 +821,58 @@ async def test_the_seconds_that_a_call_is_held_do_not_count():
         assert guess.running_seconds(anyio.current_time()) == 3
 
 
-async def test_a_call_that_gave_up_at_its_barrier_took_the_time_up_to_there():
-    @tool(effect=Effect.GATED)
-    async def impatient() -> str:
-        await anyio.sleep(1)
-        with anyio.move_on_after(1):
-            await current_barrier().wait()
-        return "gave up"
+@tool(effect=Effect.GATED)
+async def impatient() -> str:
+    await anyio.sleep(1)
+    with anyio.move_on_after(1):
+        await current_barrier().wait()
+        return "patient"
+    return "gave up"
 
+
+async def test_a_call_that_stops_waiting_for_its_verdict_is_not_adopted():
     async with ToolCallSpeculator(impatient, "{}") as guess:
         await anyio.sleep(10)
+        assert guess.barrier.reason == "its tool stopped waiting for the verdict"
         assert guess.running_seconds(anyio.current_time()) == 1
-        assert await guess.adopt() == "gave up"
-        assert guess.running_seconds(anyio.current_time()) == 1
+        with pytest.raises(SpeculationError):
+            await guess.adopt()
+
+
+async def test_a_call_that_is_confirmed_while_it_waits_is_adopted():
+    async with ToolCallSpeculator(impatient, "{}") as guess:
+        await anyio.sleep(1.5)
+        assert await guess.adopt() == "patient"
+
+
+async def test_a_confirmed_call_that_stops_waiting_for_a_condition_tells_so_itself():
+    approval = WriteBarrier(name="approval")
+    async with ToolCallSpeculator(impatient, "{}", conditions=[approval]) as guess:
+        guess.confirm()
+        assert await guess.wait() == "gave up"
+
+
+async def test_somebody_else_may_stop_waiting_for_the_verdict_of_a_call():
+    @tool(effect=Effect.GATED)
+    async def post() -> str:
+        await current_barrier().wait()
+        return "posted"
+
+    async with ToolCallSpeculator(post, "{}") as guess:
+        with anyio.move_on_after(1):
+            await guess.barrier.wait()
+        assert await guess.adopt() == "posted"
+
+
+@pytest.mark.real_time
+async def test_a_thread_that_stops_waiting_for_its_verdict_gives_its_call_up():
+    @tool(effect=Effect.GATED)
+    def post() -> str:
+        with contextlib.suppress(TimeoutError):
+            current_barrier().wait_blocking(0.01)
+            return "posted"
+        return "gave up"
+
+    async with ToolCallSpeculator(post, "{}") as guess:
+        await guess.wait_until_ended()
+        assert guess.barrier.reason == "its tool stopped waiting for the verdict"

@@ -26,6 +26,7 @@ LAYERS = {
     "predictors": 3,
     "_thread_guard": 3,
     "_seams": 3,
+    "_mcp_trust": 3,
     "_tripwire": 4,
     "_call_speculation": 4,
     "_result_speculation": 4,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import operator
 import os
 import threading
 from collections import deque
@@ -68,6 +69,7 @@ class _Core:
         "denied_by",
         "effective",
         "name",
+        "on_abandoned_wait",
         "on_first_wait",
         "own",
         "parents",
@@ -94,6 +96,7 @@ class _Core:
         self.waiters: dict[_Waiter, None] | None = None
         self.watchers: list[_Waiter] | None = None  # who never leave before it settles
         self.on_first_wait: Callable[[], None] | None = None
+        self.on_abandoned_wait: Callable[[], None] | None = None
         self.process = _process
 
     def state(self) -> BarrierState:
@@ -252,7 +255,19 @@ class _ThreadWaiter:
         blocked_threads.discard(self.thread)
 
 
-_Waiter = _LoopWaiter | _ThreadWaiter
+class _DirectWaiter:
+    """Calls a plain function in whichever thread settles the barrier."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def wake(self, *, anywhere: bool = False) -> None:
+        self.function()
+
+
+_Waiter = _LoopWaiter | _ThreadWaiter | _DirectWaiter
 _dropped: deque[_Core] = deque()
 
 
@@ -310,7 +325,19 @@ def _leave(core: _Core, waiter: _Waiter) -> None:
         _deny_dropped()
 
 
-async def _wait(core: _Core) -> None:
+def _announce_abandoned_wait(core: _Core) -> None:
+    """Tell that the call whose barrier this is waits no longer, with no verdict."""
+    callback, here = core.on_abandoned_wait, _current.get()
+    if (
+        callback is not None
+        and core.state() is HELD
+        and here is not None
+        and _core_of(here) is core
+    ):
+        callback()
+
+
+async def _wait(core: _Core, *, patient: bool = False) -> None:
     state = core.state()
     if state is HELD:
         settled = anyio.Event()
@@ -321,8 +348,31 @@ async def _wait(core: _Core) -> None:
                 await settled.wait()
             finally:
                 _leave(core, waiter)
+                if not patient:
+                    _announce_abandoned_wait(core)
     elif state is FLUSHED:
         await anyio.lowlevel.checkpoint()
+    if core.state() is not FLUSHED:
+        raise core.error()
+
+
+def _wait_blocking(
+    core: _Core, timeout: float | None, *, patient: bool = False
+) -> None:
+    if core.state() is HELD:
+        _refuse_in_event_loop()
+        waiter = _ThreadWaiter()
+        if _enter(core, waiter) is HELD:
+            try:
+                _announce_wait(core)
+                settled = waiter.wait(timeout)
+            finally:
+                _leave(core, waiter)
+                if not patient:
+                    _announce_abandoned_wait(core)
+            if not settled and core.state() is HELD:
+                msg = f"The write barrier {core.name!r} is still held."
+                raise TimeoutError(msg)
     if core.state() is not FLUSHED:
         raise core.error()
 
@@ -476,31 +526,24 @@ class WriteBarrier:
             TimeoutError: Neither happened in time; the barrier is as it was.
             UsageError: It would block an event loop.
         """
-        core = self._core
-        if core.state() is HELD:
-            _refuse_in_event_loop()
-            waiter = _ThreadWaiter()
-            if _enter(core, waiter) is HELD:
-                try:
-                    _announce_wait(core)
-                    settled = waiter.wait(timeout)
-                finally:
-                    _leave(core, waiter)
-                if not settled and core.state() is HELD:
-                    msg = f"The write barrier {self.name!r} is still held."
-                    raise TimeoutError(msg)
-        if core.state() is not FLUSHED:
-            raise core.error()
+        _wait_blocking(self._core, timeout)
 
     def on_settled(self, callback: Callable[[], None]) -> None:
         """Call `callback` in this event loop once the barrier is open or denied.
 
         It is called at once if that is so already, at once in the task that settles
         the barrier if that runs in this thread, and soon otherwise. It must not wait.
+
+        Where no event loop runs, in a thread, it is called in the task or thread that
+        settles the barrier, and possibly by the garbage collector: it takes no lock.
         """
         core = self._core
         if core.state() is HELD:
-            watcher = _LoopWaiter(callback)
+            watcher: _Waiter
+            try:
+                watcher = _LoopWaiter(callback)
+            except RuntimeError:  # no event loop runs here
+                watcher = _DirectWaiter(callback)
             with _lock:
                 if core.effective is HELD:
                     if core.watchers is None:
@@ -515,6 +558,15 @@ class WriteBarrier:
         It is called in the task or thread that waits, before it waits.
         """
         self._core.on_first_wait = callback
+
+    def on_abandoned_wait(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the call that runs under this barrier gives up waiting.
+
+        That is: a wait here ends in the call's own context (where `current_barrier()` is
+        this one) while the barrier is held, by a time limit or a cancellation of the
+        call's own. It is called in the task or thread that waited.
+        """
+        self._core.on_abandoned_wait = callback
 
     def __enter__(self) -> Self:
         return self
@@ -555,6 +607,7 @@ def _refuse_in_event_loop() -> None:
     raise UsageError(msg)
 
 
+_core_of: Callable[[WriteBarrier], _Core] = operator.attrgetter("_core")
 _current: ContextVar[WriteBarrier | None] = ContextVar(
     "headstart_barrier", default=None
 )
@@ -573,6 +626,16 @@ class running_in:  # noqa: N801 - reads as a statement, and is a class for its s
 
     def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
+
+
+async def wait_patiently(barrier: WriteBarrier) -> None:
+    """Wait for a verdict, for somebody who gives the call up himself if he stops."""
+    await _wait(_core_of(barrier), patient=True)
+
+
+def wait_patiently_blocking(barrier: WriteBarrier, timeout: float | None) -> None:
+    """Wait for a verdict in a thread, for who gives the call up himself if he stops."""
+    _wait_blocking(_core_of(barrier), timeout, patient=True)
 
 
 def current_barrier() -> WriteBarrier | None:

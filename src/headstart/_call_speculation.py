@@ -13,11 +13,12 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import anyio
 import anyio.from_thread
@@ -86,13 +87,13 @@ class ToolCallSpeculator:
         "_fingerprint",
         "_gate",
         "_lifecycle",
+        "_loop",
         "_now",
         "_on_early_result",
         "_on_end",
         "_on_hold",
         "_scope",
         "_task_group",
-        "_thread",
         "_value",
         "arguments",
         "barrier",
@@ -222,8 +223,9 @@ class ToolCallSpeculator:
         else:
             self.barrier.on_settled(self._obey_barrier)
             self._gate.on_settled(self._note_release)
-        self._thread = threading.get_ident()
+        self._loop = threading.get_ident(), anyio.lowlevel.current_token()
         self._gate.on_first_wait(self._note_hold)
+        self._gate.on_abandoned_wait(self._note_impatience)
         task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
 
     async def _run(self) -> None:
@@ -286,7 +288,12 @@ class ToolCallSpeculator:
             self.confirmed_at = self._now()
 
     def _note_hold(self) -> None:
-        call_in_thread(self._thread, self._hold)
+        call_in_loop(self._loop, self._hold)
+
+    def _note_impatience(self) -> None:
+        # A tool with a time limit of its own around its wait would tell of that, and
+        # the call be adopted without its effect, because holding it took long.
+        self.barrier.deny("its tool stopped waiting for the verdict")
 
     def _hold(self) -> None:
         self.held_at = self._now()
@@ -465,17 +472,23 @@ class ToolCallSpeculator:
 
 def in_this_loop(function: Callable[[], None]) -> Callable[[], None]:
     """`function`, to be called from this event loop or from a worker thread of it."""
-    return partial(call_in_thread, threading.get_ident(), function)
+    here = threading.get_ident(), anyio.lowlevel.current_token()
+    return partial(call_in_loop, here, function)
 
 
-def call_in_thread(thread: int, function: Callable[[], None]) -> None:
-    """Call `function` here if this is `thread`, or from a worker thread in its loop."""
+Loop: TypeAlias = tuple[int, anyio.lowlevel.EventLoopToken]
+"""An event loop, by its thread and its token."""
+
+
+def call_in_loop(loop: Loop, function: Callable[[], None]) -> None:
+    """Call `function` here if `loop` runs here, or from any other thread in it."""
+    thread, token = loop
     if threading.get_ident() == thread:
         function()
         return
     try:
-        anyio.from_thread.run_sync(function)
-    except RuntimeError:  # in a thread that is not anyio's
+        anyio.from_thread.run_sync(function, token=token)
+    except RuntimeError:  # the loop has ended
         return
 
 
@@ -492,14 +505,23 @@ def comes_from_outside(error: BaseException) -> bool:
     """Whether a task has to pass `error` on: an interrupt, or its host's cancellation.
 
     On asyncio a cancellation may also be the task's own affair: awaiting a future that
-    somebody has cancelled raises it. Passed on, it would cancel the host.
+    somebody has cancelled raises it. Passed on, it would cancel the host. A host may
+    also cancel the task itself, in no scope of anyio's, as `asyncio.wait_for` does.
     """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return group.subgroup(_INTERRUPTS) is not None
     if isinstance(error, anyio.get_cancelled_exc_class()):
-        return anyio.current_effective_deadline() == -math.inf
+        return anyio.current_effective_deadline() == -math.inf or _is_cancelled()
     return isinstance(error, _INTERRUPTS)
+
+
+def _is_cancelled() -> bool:
+    """Whether the task itself is being cancelled, on asyncio."""
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def as_failure(error: BaseException, who: str) -> BaseException:

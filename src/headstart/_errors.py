@@ -37,7 +37,7 @@ def _rebuild(
     return error
 
 
-class _Pickles:
+class Pickling:
     """Pickling for errors whose constructors take keywords."""
 
     args: tuple[Any, ...]
@@ -46,7 +46,7 @@ class _Pickles:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
-class HeadstartError(_Pickles, Exception):
+class HeadstartError(Pickling, Exception):
     """Base of every ordinary error of headstart."""
 
 
@@ -147,7 +147,7 @@ class InternalError(HeadstartError):
     """A bug in headstart. Please report it, with the traceback."""
 
 
-class DiscardedError(_Pickles, BaseException):
+class DiscardedError(Pickling, BaseException):
     """A sync tool in a thread reached a held effect after its call was discarded.
 
     It derives from `BaseException` so that a tool's `except Exception` cannot take it

@@ -135,7 +135,8 @@ class ModelRequest:
         tools: The tools offered, in a form that the model client knows.
         settings: Whatever else is sent: temperature, tool choice and so on.
         stateful: The provider keeps the conversation, and each request goes on from
-            where the last one left it: none is sent ahead of its time.
+            where the last one left it; or it may change something while it answers.
+            None is sent ahead of its time.
     """
 
     messages: Sequence[Message | Mapping[str, Any]]

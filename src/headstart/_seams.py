@@ -6,7 +6,9 @@ Rules of this file:
 2. Held: the effect waits. Denied: it raises.
 3. What cannot wait gives its call up *before* it raises. A tool may swallow what it is
    told, and a call that went on without its effect must not be adopted.
-4. A call that is confirmed cannot be given up. What still holds it is a condition, such
+4. A hold that ends before its verdict gives its call up, too: a tool may have a time
+   limit of its own around its effect, and must not be adopted because holding took long.
+5. A call that is confirmed cannot be given up. What still holds it is a condition, such
    as an approval, and it waits for that for as long as it takes.
 """
 
@@ -19,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from ._barrier import BarrierState
+from ._barrier import BarrierState, wait_patiently, wait_patiently_blocking
 from ._errors import DiscardedError, UsageError, WriteDenied
 from ._thread_guard import UnconfirmedCall, guard_threads, unconfirmed_call
 from ._tools import current_context, in_own_thread, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ._barrier import WriteBarrier
 
 MAX_HOLD = 30.0
 """Seconds that a seam holds an effect, unless told: as long as `Tool.max_age`."""
@@ -125,13 +129,18 @@ class Seam:
         """
         return _BlockingHold(self, effect)
 
-    async def wait(self, effect: str = "an effect") -> None:
+    async def wait(
+        self, effect: str = "an effect", *, at: WriteBarrier | None = None
+    ) -> None:
         """Wait until an effect may happen here. At once, where nothing holds it.
 
-        Cancelling cancels the wait.
+        Cancelling cancels the wait, and gives the call up if it is not confirmed.
 
         Args:
             effect: What it is, for errors: no arguments and no secrets.
+            at: A barrier to wait at in place of the call's own. For seams that let pass
+                in turn what need not wait for the verdict. Whoever made it settles it,
+                with the call's own at the latest.
 
         Raises:
             WriteDenied: It must not happen.
@@ -139,6 +148,8 @@ class Seam:
         call = unconfirmed_call()
         if call is None:
             return
+        if at is not None:
+            call = call.waiting_at(at)
         if call.lost and call.barrier.effective_state is BarrierState.HELD:
             self._refuse(call, effect, _LOST)
         if call.barrier.effective_state is BarrierState.HELD:
@@ -146,7 +157,9 @@ class Seam:
         else:
             await call.barrier.wait()
 
-    def wait_blocking(self, effect: str = "an effect") -> None:
+    def wait_blocking(
+        self, effect: str = "an effect", *, at: WriteBarrier | None = None
+    ) -> None:
         """Wait like `wait`, in a thread that runs no event loop.
 
         Raises:
@@ -158,6 +171,8 @@ class Seam:
         call = unconfirmed_call()
         if call is None:
             return
+        if at is not None:
+            call = call.waiting_at(at)
         if call.barrier.effective_state is BarrierState.HELD:
             if call.lost:
                 self._refuse(call, effect, _LOST)
@@ -210,23 +225,28 @@ class Seam:
 
     async def _hold(self, call: UnconfirmedCall, effect: str) -> None:
         self._count("held", "holding")
-        outcome = "cancelled"
+        outcome = "denied"
         try:
             with anyio.move_on_after(self.max_hold):
-                await call.barrier.wait()
+                await wait_patiently(call.barrier)
                 outcome = "flushed"
                 return
             if call.discard(self._too_long(effect)):
                 outcome = "expired"
                 raise _denial(call, self._too_long(effect))
-            await call.barrier.wait()
+            await wait_patiently(call.barrier)
             outcome = "flushed"
+        except anyio.get_cancelled_exc_class():
+            if call.barrier.effective_state is not BarrierState.DENIED:
+                outcome = "cancelled"
+                call.discard(f"{effect} no longer waited at the seam {self.name!r}")
+            raise
         finally:
-            self._end(call, outcome)
+            self._end(outcome)
 
     def _hold_blocking(self, call: UnconfirmedCall, effect: str) -> None:
         self._count("held", "holding")
-        outcome = "cancelled"
+        outcome = "denied"
         try:
             try:
                 _wait_for_verdict(call, self.max_hold)
@@ -237,7 +257,7 @@ class Seam:
                 _wait_for_verdict(call, None)
             outcome = "flushed"
         finally:
-            self._end(call, outcome)
+            self._end(outcome)
 
     def _too_long(self, effect: str) -> str:
         return f"{effect} was held at the seam {self.name!r} for {self.max_hold} s"
@@ -247,10 +267,7 @@ class Seam:
             for kind in kinds:
                 self._counts[kind] += 1
 
-    def _end(self, call: UnconfirmedCall, outcome: str) -> None:
-        denied = call.barrier.effective_state is BarrierState.DENIED
-        if denied and outcome == "cancelled":  # because it was denied
-            outcome = "denied"
+    def _end(self, outcome: str) -> None:
         with _lock:
             self._counts["holding"] -= 1
             self._counts[outcome] += 1
@@ -276,7 +293,7 @@ def _denial(call: UnconfirmedCall, reason: str) -> WriteDenied:
 
 def _wait_for_verdict(call: UnconfirmedCall, timeout: float | None) -> None:
     try:
-        call.barrier.wait_blocking(timeout)
+        wait_patiently_blocking(call.barrier, timeout)
     except WriteDenied as denial:
         if call.discarded:
             raise DiscardedError(str(denial)) from denial

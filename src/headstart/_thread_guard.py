@@ -40,37 +40,44 @@ class UnconfirmedCall:
         lost: Whether this thread was started without the call's context.
     """
 
-    __slots__ = ("_context", "barrier", "lost")
+    __slots__ = ("_call", "_context", "barrier", "lost")
 
     def __init__(
         self, barrier: WriteBarrier, context: ToolContext[Any] | None, *, lost: bool
     ) -> None:
         self.barrier = barrier
+        self._call = barrier
         self._context = context
         self.lost = lost
+
+    def waiting_at(self, barrier: WriteBarrier) -> UnconfirmedCall:
+        """The same call, which waits for less than to be confirmed."""
+        other = UnconfirmedCall(barrier, self._context, lost=self.lost)
+        other._call = self._call
+        return other
 
     @property
     def name(self) -> str:
         """The tool, or the barrier's name where there is no tool."""
-        return self._context.call.name if self._context else self.barrier.name
+        return self._context.call.name if self._context else self._call.name
 
     @property
     def call_id(self) -> str:
         """The call's identifier, or the barrier's name where there is no tool."""
-        return self._context.call.id if self._context else self.barrier.name
+        return self._context.call.id if self._context else self._call.name
 
     @property
     def discarded(self) -> bool:
         """Whether the call itself was given up, and no condition of it refused."""
         if self._context is not None:
             return self._context.discarded
-        return self.barrier.effective_state is BarrierState.DENIED
+        return self._call.effective_state is BarrierState.DENIED
 
     def discard(self, reason: str) -> bool:
         """Give the call up, if it is not settled. Says whether this did it."""
         if self._context is not None:
             return self._context.discard(reason)
-        return self.barrier.deny(reason)
+        return self._call.deny(reason)
 
 
 class _Note(NamedTuple):

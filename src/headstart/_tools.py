@@ -448,13 +448,16 @@ class Tool:
 
     def fingerprint(self, arguments: str) -> ArgumentsFingerprint | None:
         """What two argument texts are compared by; `None` matches nothing."""
-        values = comparable_arguments(arguments)
+        decodes = self._validate is not None  # what `validate` does for these first
+        values = {} if decodes else comparable_arguments(arguments)
         if values is None:
             return None
-        if self._model is not None or self._validate is not None:
+        if self._model is not None or decodes:
             try:
                 values = self.validate(arguments)
             except InvalidArgumentsError:
+                if decodes:
+                    comparable_arguments(arguments)  # logs what is no JSON object
                 return None
         for prefix in self.ignore_arguments:
             for name in [name for name in values if name.startswith(prefix)]:

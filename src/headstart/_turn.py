@@ -166,6 +166,7 @@ class Turn:
         "run",
         "sealed",
         "slots",
+        "speaks",
         "started_at",
         "stated",
         "tools_ended",
@@ -204,6 +205,9 @@ class Turn:
         self.attempts = 0  # how often the next turn was run ahead of it
         self.refused: set[tuple[object, ...]] = set()  # what the policy would not run
         self.partial = ""  # what its model has said so far
+        self.speaks: bool | None = (
+            None  # whether it may say more than calls, once known
+        )
         self.forecast: list[Forecast] = []  # the calls that it is expected to have
         self.assumed: list[
             Slot

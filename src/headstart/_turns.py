@@ -407,7 +407,9 @@ class TurnTree:
             return
         if turn.confirmed and turn is not self.current:
             return
-        if turn.partial or turn.request.stateful or speaks_while_calling(turn.request):
+        if turn.speaks is None:
+            turn.speaks = speaks_while_calling(turn.request)
+        if turn.partial or turn.request.stateful or turn.speaks:
             return
         for rank, answer in enumerate(likely_answers(turn.forecast, MAX_BRANCHES)):
             if turn.attempts >= MAX_ATTEMPTS:

@@ -10,9 +10,7 @@ pytest.importorskip("langchain", reason="the extra langchain is not installed")
 pytest.importorskip("langgraph", reason="the extra langchain is not installed")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import (
-    HumanInTheLoopMiddleware,
-)
+from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import (
     tool,
@@ -51,7 +49,20 @@ async def cancelled_once(coroutine):
         raise
 
 
+class Idle(AgentMiddleware):
+    """A middleware that does nothing: what any of them costs."""
+
+    async def awrap_model_call(self, request, handler):
+        return await handler(request)
+
+    async def awrap_tool_call(self, request, handler):
+        return await handler(request)
+
+
 class TestLangchain(AdapterConformance):
+    extra = ()
+    """More middleware, for benchmarks."""
+
     async def run(self, scene, stage, model, options):
         return await cancelled_once(self.run_scene(scene, stage, model, options))
 
@@ -63,7 +74,7 @@ class TestLangchain(AdapterConformance):
             [as_tool(tool.function) for tool in stage.tools],
             middleware=[
                 HumanInTheLoopMiddleware(asks),
-                *([speculation.middleware()] if speculation else []),
+                *([speculation.middleware()] if speculation else self.extra),
             ],
             checkpointer=InMemorySaver(),
         )

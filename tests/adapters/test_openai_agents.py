@@ -289,14 +289,18 @@ class TestOpenAIAgents(AdapterConformance):
     async def play(self, scene, agent, config):
         outcome = Outcome()
         if not scene.stream:
-            result = await Runner.run(agent, scene.user, run_config=config)
+            result = await Runner.run(
+                agent, scene.user, run_config=config, max_turns=len(scene.responses)
+            )
             while result.interruptions:
                 state = result.to_state()
                 for each in result.interruptions:
                     (state.approve if scene.approve else state.reject)(each)
                 result = await Runner.run(agent, state, run_config=config)
         else:
-            result = Runner.run_streamed(agent, scene.user, run_config=config)
+            result = Runner.run_streamed(
+                agent, scene.user, run_config=config, max_turns=len(scene.responses)
+            )
             async for event in result.stream_events():
                 if text := text_of(event):
                     outcome.seen.append(text)

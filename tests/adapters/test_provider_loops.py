@@ -566,3 +566,24 @@ async def test_results_are_put_into_the_providers_words(provider):
             },
         }[provider]
     )
+
+
+@pytest.mark.requirement("barrier:no-effect-before-flush")
+@pytest.mark.parametrize(
+    ("kind", "acts"),
+    [
+        ("function", False),
+        ("web_search_20250305", False),
+        ("file_search", False),
+        (None, False),
+        ("mcp", True),
+        ("code_interpreter", True),
+        ("code_execution_20250825", True),
+    ],
+)
+def test_nothing_is_run_ahead_where_the_provider_may_change_something(
+    provider, kind, acts
+):
+    model = provider.make(httpx2.AsyncClient())
+    request = model.request("Go.", [{"type": kind, "name": "it"}])
+    assert request.stateful is acts

@@ -65,6 +65,7 @@ from pydantic_ai.models.function import (
     FunctionStreamedResponse,
 )
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.toolsets import WrapperToolset
 from pydantic_ai.usage import RequestUsage, RunUsage
 
 from headstart import (
@@ -240,8 +241,24 @@ def text_of(event):
     return ""
 
 
+class Idle(AbstractCapability):
+    """A capability at the same seams as ours, that does nothing: what any of them costs."""
+
+    async def wrap_run(self, ctx, *, handler):
+        return await handler()
+
+    def get_wrapper_toolset(self, toolset):
+        return WrapperToolset(toolset)
+
+    def get_wrapper_model(self, model):
+        return WrapperModel(model)
+
+
 class TestPydanticAI(AdapterConformance):
     """The suite of all adapters."""
+
+    extra = ()
+    """More capabilities, for benchmarks."""
 
     async def run(self, scene, stage, model, options):
         def decide(ctx, requests):
@@ -250,7 +267,7 @@ class TestPydanticAI(AdapterConformance):
                 approvals={call.tool_call_id: decided for call in requests.approvals}
             )
 
-        capabilities = [HandleDeferredToolCalls(handler=decide)]
+        capabilities = [HandleDeferredToolCalls(handler=decide), *self.extra]
         if options is not None:
             capabilities.append(Speculation(**options))
         agent = Agent(

@@ -161,3 +161,14 @@ def test_a_barrier_works_in_virtual_time_with_a_thread_that_waits():
         return anyio.current_time()
 
     assert run_virtual(main) == 10
+
+
+def test_on_settled_in_a_thread_tells_of_either_verdict():
+    for verdict in (WriteBarrier.flush, lambda barrier: barrier.deny("no")):
+        told = []
+        barrier = WriteBarrier()
+        barrier.on_settled(lambda told=told: told.append("before"))
+        assert told == []
+        verdict(barrier)
+        barrier.on_settled(lambda told=told: told.append("after"))
+        assert told == ["before", "after"]

@@ -132,6 +132,25 @@ async def test_a_tool_that_swallows_the_end_of_its_hold_is_not_adopted_without_i
     assert seam.counts.expired == 1
 
 
+async def test_a_tool_whose_own_time_limit_ends_its_hold_is_not_adopted_without_its_effect():
+    seam, effects = Seam("posts"), []
+
+    async def post() -> str:
+        with anyio.move_on_after(1.0):
+            async with seam.hold("a post"):
+                effects.append("posted")
+            return "posted"
+        return "The post office took too long."
+
+    model = ScriptedModel([[("post", {})], "Done."], delay=5.0)
+    expects = RulePredictor([rule("Go", "post")])
+    agent = Agent(model, [tool_of(post)], predictors=[expects])
+    result = await agent.run("Go.")
+    assert result.messages[-2].content == "posted"
+    assert effects == ["posted"]
+    assert seam.counts == SeamCounts(held=1, cancelled=1)
+
+
 async def test_a_confirmed_call_waits_for_its_conditions_as_long_as_they_take():
     seam, effects = Seam("posts", max_hold=3.0), []
     approval = WriteBarrier(name="approval")
@@ -300,3 +319,36 @@ async def test_a_real_call_cannot_give_itself_up():
     result = await Agent(ScriptedModel([[("post", {})], "Done."]), [post]).run("Go.")
     assert result.text == "Done."
     assert given_up == [(False, False)]
+
+
+async def test_a_seam_may_wait_at_a_barrier_that_opens_before_the_verdict():
+    seam, turn = Seam("turns", max_hold=3.0), WriteBarrier(name="turn")
+    passed = []
+
+    async def post() -> str:
+        await seam.wait("a turn", at=turn)
+        passed.append(anyio.current_time() - start)
+        return "posted"
+
+    start = anyio.current_time()
+    async with ToolCallSpeculator(tool_of(post), "{}") as guess:
+        await anyio.sleep(1.0)
+        turn.flush()
+        await guess.wait_until_ended()
+        assert guess.barrier.state.value == "held"
+    assert passed == [1.0]
+    assert seam.counts == SeamCounts(held=1, flushed=1)
+
+
+async def test_waiting_too_long_at_another_barrier_gives_the_call_up():
+    seam, turn = Seam("turns", max_hold=3.0), WriteBarrier(name="turn")
+
+    async def post() -> str:
+        await seam.wait("a turn", at=turn)
+        return "posted"
+
+    async with ToolCallSpeculator(tool_of(post), "{}") as guess:
+        await guess.wait_until_ended()
+        assert guess.barrier.state.value == "denied"
+    assert turn.state.value == "held"
+    turn.flush()

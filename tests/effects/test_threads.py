@@ -346,3 +346,17 @@ async def test_a_thread_inherits_nothing_from_a_call_that_is_over():
     threads[0].start()  # by somebody outside of any call
     await anyio.to_thread.run_sync(threads[0].join)
     assert rig.effects == ["posted"]
+
+
+@pytest.mark.parametrize("hop", KEEPING, ids=["anyio", "asyncio", "own"])
+async def test_time_that_a_thread_is_held_does_not_count_for_the_tools_own_limit(hop):
+    rig = Rig()
+
+    async def post() -> str:
+        return await hop(rig.post)
+
+    async with ToolCallSpeculator(tool_of(post, timeout=5.0), "{}") as guess:
+        await rig.until_held()
+        await until(lambda: guess.held)  # which ends the limit of 5 seconds
+        assert await guess.adopt() == "posted"
+    assert rig.effects == ["posted"]

@@ -16,9 +16,12 @@ from headstart import (
     LimitPolicy,
     Message,
     ModelRequest,
+    ModelResponse,
     Session,
     TextDelta,
+    ToolCall,
     WriteBarrier,
+    tool,
 )
 from headstart._events import SessionEnded
 from headstart.testing import ScriptedModel
@@ -252,3 +255,29 @@ async def test_a_task_that_waits_at_a_held_effect_is_cancelled_with_the_run():
     guard.flush()
     await anyio.wait_all_tasks_blocked()
     assert world.effects == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_host_that_cancels_the_task_of_a_call_itself_sees_it_cancelled():
+    ended = []
+
+    @tool(effect="READ")
+    async def look() -> str:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(anyio.current_time())
+
+    async def ask(request, on_delta):
+        return ModelResponse(tool_calls=(ToolCall("a", "look"),))
+
+    async with Session([look]) as session:
+        request = ModelRequest([Message(role="user", content="Go.")])
+        response = await session.ask(request, ask)
+        began = anyio.current_time()
+        # As frameworks do for their time limits, in no scope of anyio's.
+        task = asyncio.create_task(session.call(response.tool_calls[0]))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(task, 2)
+        assert task.cancelled()
+        assert ended == [began + 2]

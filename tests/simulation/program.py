@@ -6,6 +6,7 @@ import json
 import math
 import random
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 
@@ -28,6 +29,11 @@ from .guessing import Guesser, Stater
 from .mood import MOODS
 from .world import ToolPlan, World, eighths, pick, turn_of
 
+
+def _without_haste(fails: str) -> str:
+    return "never" if fails == "impatient" else fails
+
+
 WHIMS = ("interrupt", "forget", "settings")
 
 
@@ -43,11 +49,13 @@ class Program:
         self.mood = mood = MOODS[name]
         self.key_count = rng.choice(mood.key_counts)
         plans = [self._plan(rng, n) for n in range(rng.choice(mood.tool_counts))]
-        self.plans = {plan.name: plan for plan in plans}
-        self.tools = [plan.make_tool() for plan in plans]
         self.user_messages = rng.choice((1, 1, 1, 1, 2))
         self.thinks = eighths(rng, 3)
         self.conditions = self._draw_conditions(rng)
+        if self.conditions:  # how long they take is not the same for who starts early
+            plans = [replace(plan, fails=_without_haste(plan.fails)) for plan in plans]
+        self.plans = {plan.name: plan for plan in plans}
+        self.tools = [plan.make_tool() for plan in plans]
         self.turns = rng.choice(mood.turn_counts)
         if self.user_messages > 1:  # the conversation is long enough
             self.turns = min(self.turns, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import random
 import zlib
 from dataclasses import dataclass, field
@@ -40,9 +41,9 @@ class ToolPlan:
     after: float  # seconds from its barrier to its effect
     rest: float
     early: str  # "none", "true", "false" or "changing": what it states before that
-    fails: (
-        str  # "never", "always", "after", or as a guess: at its "first" or "later" step
-    )
+    fails: str
+    """"never", "always", "after", as a guess at its "first" or "later" step, or
+    "impatient": when it is held for a quarter of a second."""
 
     def make_tool(self) -> Tool:
         tool = copy.copy(_make_tool(self.effect, self.keys, self.copies))
@@ -104,7 +105,11 @@ class World:
             new = changed(seen, v)
             self._state_early(plan, context, f"{k}:={new}")
             if plan.effect is Effect.GATED:
-                await context.barrier.wait()
+                patience = 0.25 if plan.fails == "impatient" else math.inf
+                with anyio.move_on_after(patience) as limit:
+                    await context.barrier.wait()
+                if limit.cancelled_caught:
+                    return f"{k} takes too long"
             await anyio.sleep(plan.after + _tie_break(context) / 4)
             self.state[k] = new
             self.effects.append((context.call.id, k, new))

@@ -40,7 +40,14 @@ from headstart import (
 )
 from headstart.models import OpenAIModel
 from headstart.predictors import Prediction, Predictor, Rule, RulePredictor, rule
-from headstart.testing import ScriptedModel
+from headstart.testing import (
+    HTTPSink,
+    Observer,
+    Safety,
+    ScriptedModel,
+    SpeculationLab,
+    assert_speculation_safe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,3 +209,21 @@ async def sessions(deps: Deps, guardrail: WriteBarrier, request: ModelRequest) -
         assert_type(await opened.call_all(response.tool_calls), list[ToolResult])
         assert_type(opened.idle(), None)
         assert_type(opened.tools, tuple[Tool, ...])
+
+
+class Queue:
+    name = "queue"
+
+    async def snapshot(self) -> object:
+        return [1]
+
+
+async def prove(deps: Deps, sink: HTTPSink) -> None:
+    observer: Observer = Queue()
+    safety = await assert_speculation_safe(
+        write_note, {"text": "hi"}, deps=deps, observe=[observer, sink, lambda: [1]]
+    )
+    assert_type(safety, Safety)
+    assert_type(safety.held, bool)
+    lab = SpeculationLab(tools=[plain], script=["Hello."], observe=sink)
+    assert_type(lab.run(seeds=5).adopted, int)

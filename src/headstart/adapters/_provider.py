@@ -28,6 +28,7 @@ from headstart._messages import (
     TextDelta,
 )
 from headstart._tools import Tool
+from headstart.adapters._speculation import may_act
 
 if TYPE_CHECKING:
     from typing import Self
@@ -107,11 +108,13 @@ class ProviderModel(ABC):
         except (AttributeError, KeyError, TypeError) as error:
             msg = "A message is not what the SDK would take: a field is missing or odd."
             raise UsageError(msg) from error
+        offered = [tool if isinstance(tool, Tool) else plain(tool) for tool in tools]
+        acts = any(map(may_act, offered))
         return ModelRequest(
             read,
-            [tool if isinstance(tool, Tool) else plain(tool) for tool in tools],
+            offered,
             copied(settings),
-            stateful=self.is_stateful({**self.settings, **settings}),
+            stateful=acts or self.is_stateful({**self.settings, **settings}),
         )
 
     async def respond(
@@ -279,6 +282,13 @@ def plain(message: object) -> dict[str, Any]:
 
 def copied(value: Any) -> Any:
     """A copy down to what cannot be changed in place, without objects of the SDK."""
+    kind = cast("Any", type(value))
+    if kind is str or value is None:  # most of what there is
+        return value
+    if kind is dict:
+        return {key: copied(each) for key, each in value.items()}
+    if kind is list:
+        return [copied(each) for each in value]
     dump: Any = getattr(value, "to_dict", None)
     if dump is not None and not isinstance(value, type):
         return dump(mode="json")

@@ -38,6 +38,38 @@ Declaration: TypeAlias = Effect | str | Mapping[str, Any]
 METADATA_KEY = "headstart"
 """Where a tool's own metadata holds its declaration."""
 
+_HARMLESS = (
+    "function",
+    "namespace",
+    "custom",
+    "tool_search",
+    "file_search",
+    "web_search",
+    "web_fetch",
+    "x_search",
+    "memory",
+    "computer",
+    "bash",
+    "text_editor",
+    "local_shell",
+    "apply_patch",
+)
+"""Kinds of tools that this process runs, or that only look something up."""
+
+
+def may_act(tool: object) -> bool:
+    """Whether a provider may change something by a tool while it answers.
+
+    It would do so for a request that is run ahead, too, and there is no barrier there. So
+    it is taken to be so of every kind that is not known.
+
+    Args:
+        tool: A tool as the provider is told of it, or the kind of one.
+    """
+    if isinstance(tool, Mapping):
+        tool = cast("Mapping[str, object]", tool).get("type")
+    return isinstance(tool, str) and not tool.startswith(_HARMLESS)
+
 
 class Speculation:
     """What an adapter may start early, and by whose word: the options of all adapters.

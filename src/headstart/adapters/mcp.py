@@ -13,11 +13,13 @@ import base64
 import hashlib
 import json
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from headstart._barrier import BarrierState, current_barrier
 from headstart._calls import ToolResult
 from headstart._errors import ToolFailed, UsageError
+from headstart._mcp_trust import ToolList, Trust, says_it_only_reads
+from headstart._seams import Seam
+from headstart._thread_guard import passing, unconfirmed_call
 from headstart._tools import Effect, Tool, ToolContext
 
 from ._speculation import Declaration, Speculation
@@ -36,16 +38,9 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from headstart._barrier import WriteBarrier
-
 __all__ = ("MCPTools", "mcp_tools")
 
 logger = logging.getLogger("headstart")
-
-Trust: TypeAlias = bool | str
-
-MAX_PAGES = 1000
-"""A server whose list never ends is not listed further."""
 
 
 async def mcp_tools(
@@ -95,7 +90,7 @@ class MCPTools:
 
     Attributes:
         tools: The tools as they were last listed. Iterating gives them, too.
-        fingerprint: Stands for that list: its names, schemas and annotations.
+        seam: Where requests are held. It has no limit of its own: a launch has.
     """
 
     def __init__(
@@ -117,17 +112,13 @@ class MCPTools:
             )
             raise UsageError(msg)
         self.tools: tuple[Tool, ...] = ()
-        self.fingerprint = ""
+        self.seam = Seam("MCP", max_hold=None)
         self._client = client
         self._declared = Speculation(effects=effects).effects
-        self._pinned = trusted if isinstance(trusted, str) else None
-        self._pins_first = trusted is True
+        self._listed = ToolList(self._list_page, trusted=trusted)
         self._prefix = prefix
         self._own_gates = frozenset(gated_in_server)
-        self._definitions: list[mcp_types.Tool] = []
         self._made: dict[str, tuple[object, Tool]] = {}
-        self._changed = False
-        self._news = 0
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self.tools)
@@ -138,7 +129,12 @@ class MCPTools:
     @property
     def trusted(self) -> bool:
         """Whether what the server says of its tools is believed now."""
-        return not self._changed and self._pinned == self.fingerprint != ""
+        return self._listed.trusted
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the list as it was last seen: names, schemas and annotations."""
+        return self._listed.fingerprint
 
     async def refresh(self) -> bool:
         """List the tools again; to be called between requests of the model.
@@ -152,24 +148,13 @@ class MCPTools:
         Raises:
             MCPError: The server cannot list its tools; they are as before then.
         """
-        before, news = self.tools, self._news
-        self._changed = True  # until they were listed, as far as anybody knows
+        before = self.tools
         try:
-            self._definitions = await self._list()
+            await self._listed.refresh()
         except BaseException:
             self._make_tools()
             raise
-        self._changed = self._news != news
-        self.fingerprint = _fingerprint(self._definitions)
-        if self._pins_first:
-            self._pins_first, self._pinned = False, self.fingerprint
-        elif self._pinned not in (None, self.fingerprint):
-            self._pinned = None
-            logger.warning(
-                "The tools of an MCP server are not those that were trusted: what it "
-                "says of them is not believed any more. Look at them, and call trust()."
-            )
-        known = {definition.name for definition in self._definitions}
+        known = {definition.name for definition in self._listed.definitions}
         for name in sorted(self._declared.keys() - known):
             logger.warning(
                 "The MCP server has no tool %r, which 'effects' names.", name
@@ -179,7 +164,7 @@ class MCPTools:
 
     def trust(self) -> None:
         """Believe what the server says of its tools as they were last listed."""
-        self._pinned = self.fingerprint
+        self._listed.trust()
         self._make_tools()
 
     async def receive(self, message: object) -> None:
@@ -192,8 +177,7 @@ class MCPTools:
             message, (mcp_types.ToolListChangedNotification, ToolsListChanged)
         ):
             logger.info("The tools of an MCP server have changed: call refresh().")
-            self._changed = True
-            self._news += 1
+            self._listed.doubt()
             self._make_tools()
 
     async def call_tool(
@@ -215,14 +199,13 @@ class MCPTools:
 
         Cancelling it tells the server.
         """
-        barrier = current_barrier()
-        if barrier is None:
+        if unconfirmed_call() is None:
             return await self._call(name, arguments, options)
         if not (name in self._own_gates or self._only_reads(name)):
-            await barrier.wait()
-        if barrier.effective_state is BarrierState.FLUSHED:
+            await self.seam.wait(f"a call of {name!r}")
             return await self._call(name, arguments, options)
-        return await self._call_quietly(barrier, name, arguments, options)
+        with passing():
+            return await self._call_quietly(name, arguments, options)
 
     async def _call(
         self, name: str, arguments: dict[str, Any] | None, options: dict[str, Any]
@@ -231,11 +214,7 @@ class MCPTools:
         return await call(name, arguments, **options)
 
     async def _call_quietly(
-        self,
-        barrier: WriteBarrier,
-        name: str,
-        arguments: dict[str, Any] | None,
-        options: dict[str, Any],
+        self, name: str, arguments: dict[str, Any] | None, options: dict[str, Any]
     ) -> mcp_types.CallToolResult:
         """Call on a guess: of a call that may never be, the user is asked nothing."""
         if not isinstance(self._client, Client):
@@ -250,34 +229,23 @@ class MCPTools:
                 raise
         if isinstance(result, mcp_types.CallToolResult):
             return result
-        await barrier.wait()
+        await self.seam.wait(f"what {name!r} asks for")
         return await self._call(name, arguments, options)
 
     def _only_reads(self, name: str) -> bool:
         known = self._made.get(name)
         return known is not None and known[1].effect is Effect.READ
 
-    async def _list(self) -> list[mcp_types.Tool]:
-        listed: list[mcp_types.Tool] = []
-        cursor: str | None = None
-        for _ in range(MAX_PAGES):
-            if isinstance(self._client, Client):
-                page = await self._client.list_tools(
-                    cursor=cursor, cache_mode="refresh"
-                )
-            else:
-                params = mcp_types.PaginatedRequestParams(cursor=cursor)
-                page = await self._client.list_tools(params=params)
-            listed += page.tools
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return listed
+    async def _list_page(self, cursor: str | None) -> Any:
+        if isinstance(self._client, Client):
+            return await self._client.list_tools(cursor=cursor, cache_mode="refresh")
+        params = mcp_types.PaginatedRequestParams(cursor=cursor)
+        return await self._client.list_tools(params=params)
 
     def _make_tools(self) -> None:
         """Make a `Tool` of each definition; one that has not changed is the same."""
         old, self._made = self._made, {}
-        for definition in self._definitions:
+        for definition in self._listed.definitions:
             if not definition.name:
                 continue
             options = self._options_of(definition)
@@ -316,25 +284,9 @@ class MCPTools:
 
 def _hints(annotations: mcp_types.ToolAnnotations | None) -> dict[str, Any]:
     """What a trusted server's annotations declare; what it leaves out is the spec's default."""
-    if annotations is None or annotations.read_only_hint is not True:
+    if annotations is None or not says_it_only_reads(annotations):
         return {}
     return {"effect": Effect.READ, "egress": annotations.open_world_hint is not False}
-
-
-def _fingerprint(definitions: list[mcp_types.Tool]) -> str:
-    described = sorted(
-        json.dumps(
-            definition.model_dump(
-                mode="json",
-                by_alias=True,
-                exclude_none=True,
-                include={"name", "input_schema", "output_schema", "annotations"},
-            ),
-            sort_keys=True,
-        )
-        for definition in definitions
-    )
-    return "sha256:" + hashlib.sha256("\n".join(described).encode()).hexdigest()
 
 
 def show(result: mcp_types.CallToolResult) -> ToolResult:

@@ -38,7 +38,7 @@ from headstart._messages import ModelRequest, NativeDelta
 from ._pydantic_ai import _messages as translation
 from ._pydantic_ai._messages import Kept
 from ._pydantic_ai._stream import DeltaReader, ReplayedStream
-from ._speculation import Speculation as Options
+from ._speculation import Speculation as Options, may_act
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
@@ -59,6 +59,12 @@ __all__ = ("Speculation",)
 
 _STATEFUL = ("openai_previous_response_id", "openai_conversation_id")
 """Settings of requests that change what the provider remembers."""
+_CONTEXT = tuple(
+    each.name
+    for each in fields(RunContext)
+    if each.init and not each.name.startswith("_")
+)
+"""What the context of a call is made of."""
 
 
 class Speculation(Options, AbstractCapability[Any]):
@@ -281,6 +287,10 @@ class _Asked:
         settings = cast("dict[str, Any]", self.settings or {})
         if any(settings.get(name) for name in _STATEFUL):
             msg = "A conversation that the provider keeps is not run ahead."
+        elif any(may_act(tool.kind) for tool in self.parameters.native_tools):
+            msg = (
+                "A request by which the provider may change something is not run ahead."
+            )
         elif self.fleeting:
             msg = "A model that is wrapped anew for each request is not run ahead."
         else:
@@ -317,6 +327,8 @@ class _Run:
         self._capability = capability
         self._step: tuple[AbstractToolset[Any], RunContext[Any]] | None = None
         self._tools: dict[str, Tool] = {}
+        self._made: dict[str, tuple[ToolsetTool[Any], bool, Tool]] = {}
+        self._reader = translation.Reader()
         self._calls: dict[str, ToolCall] | None = None
         self._contexts: dict[str, RunContext[Any]] = {}
         self._changed: dict[str, dict[str, Any]] = {}
@@ -340,6 +352,9 @@ class _Run:
             or own.args_validator_func is not None  # it may ask for an approval
             or not ctx.is_tool_available(described)
         )
+        known = self._made.get(name)
+        if known is not None and known[1] is never_early and known[0] == own:
+            return known[2]
 
         def validate(text: str) -> dict[str, Any]:
             changed = self._changed.get(text)
@@ -352,7 +367,7 @@ class _Run:
         async def early(context: ToolContext[Any], arguments: dict[str, Any]) -> Kept:
             return await self._launch(name, own, context, arguments)
 
-        return self.host.tool(
+        made = self.host.tool(
             name,
             identity=(own, never_early),
             early=early,
@@ -363,6 +378,8 @@ class _Run:
             metadata=self._metadata(own),
             never_early=never_early,
         )
+        self._made[name] = own, never_early, made
+        return made
 
     def _metadata(self, own: ToolsetTool[Any]) -> dict[str, Any]:
         described = own.tool_def
@@ -400,7 +417,7 @@ class _Run:
             "stream": stream,
         }
         tools = self.host.offer(self._tools.values())
-        return ModelRequest(translation.read_messages(messages), tools, settings)
+        return ModelRequest(self._reader.read(messages), tools, settings)
 
     def note_answer(self, response: ModelResponse) -> None:
         """An answer is there, and its calls come next."""
@@ -459,11 +476,7 @@ class _Run:
         toolset, ctx = self._step
         before = copy.copy(ctx.usage)
         spent = copy.copy(before)
-        public = {
-            each.name: getattr(ctx, each.name)
-            for each in fields(RunContext)
-            if each.init and not each.name.startswith("_")
-        }
+        public = {name: getattr(ctx, name) for name in _CONTEXT}
         public |= {
             "usage": spent,
             "messages": list(ctx.messages),

@@ -7,6 +7,7 @@ that call it, and so they see each answer once, when it is real.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +26,7 @@ from headstart._messages import (
     NativeDelta,
     TextDelta,
 )
+from headstart.adapters._speculation import may_act
 
 from ._run import Run, running, unseen
 from ._tools import as_base_tool
@@ -70,8 +72,8 @@ class _Seam:
         self.can_stream = (
             kind._astream is not base._astream or kind._stream is not base._stream
         )
-        parameters = inspect.signature(self.inner._agenerate).parameters
-        self.takes_manager = "run_manager" in parameters
+        method = self.inner._agenerate
+        self.takes_manager = _takes_manager(getattr(method, "__func__", method))
 
     async def generate(
         self,
@@ -143,6 +145,12 @@ class _Seam:
         return cast("Any", bound)
 
 
+@functools.lru_cache(maxsize=64)
+def _takes_manager(generate: Any) -> bool:
+    """Asked of a function once, as models are wrapped anew for each request."""
+    return "run_manager" in inspect.signature(generate).parameters
+
+
 class _Question:
     """One request of langchain's, and how it is sent, now or run ahead."""
 
@@ -164,7 +172,7 @@ class _Question:
         self._streamed = streamed
         self._agent = _agent_name()
         self.request = ModelRequest(
-            [run.translate(message) for message in messages],
+            run.translate_all(messages),
             run.offer(seam.tools),
             {
                 "options": self._options,
@@ -172,6 +180,7 @@ class _Question:
                 "streamed": streamed,
                 "agent": self._agent,
             },
+            stateful=any(map(may_act, kwargs.get("tools") or ())),
         )
 
     async def ask(

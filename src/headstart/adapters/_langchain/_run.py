@@ -95,6 +95,8 @@ class Run:
         self.asking = self.warned = False
         self._approvals = approvals
         self._offered: dict[str, BaseTool] = {}
+        self._translated: dict[str, tuple[BaseTool, Tool]] = {}
+        self._read: dict[int, _Read] = {}
         self._written: dict[str, ToolCall] = {}  # as the model wrote them
         self._asked: frozenset[str] = frozenset()
 
@@ -106,6 +108,12 @@ class Run:
         return self.host.offer(map(self._translate_tool, self._offered.values()))
 
     def _translate_tool(self, tool: BaseTool) -> Tool:
+        known = self._translated.get(tool.name)
+        if known is None or known[0] is not tool:
+            known = self._translated[tool.name] = tool, self._make_tool(tool)
+        return known[1]
+
+    def _make_tool(self, tool: BaseTool) -> Tool:
         any_tool: Any = tool
         takes_config = "config" in inspect.signature(any_tool._arun).parameters
         given: dict[str, Any] = {"config": {}} if takes_config else {}
@@ -181,6 +189,17 @@ class Run:
         return ToolCall(call["id"] or "", call["name"], arguments)
 
     # The model's seam
+
+    def translate_all(self, messages: Iterable[BaseMessage]) -> list[Message]:
+        """Messages of langchain's, as ours: each is read once, while it stays as it is."""
+        before, self._read, read = self._read, {}, list[Message]()
+        for message in messages:
+            known = before.get(id(message))
+            if known is None or not known.still_is(message):
+                known = _Read(message, self.translate(message))
+            self._read[id(message)] = known
+            read.append(known.message)
+        return read
 
     def translate(self, message: BaseMessage) -> Message:
         """A message of langchain's, as ours."""
@@ -274,6 +293,39 @@ class Run:
             msg = "A command to the graph may change what is asked next."
             raise SpeculationError(msg)
         return written
+
+
+class _Read:
+    """A message and what was read from it, with what would show that it was changed.
+
+    Langchain's messages can be changed in place, and a request that is compared by what
+    a message was would be taken for another.
+    """
+
+    __slots__ = ("_original", "_seen", "message")
+
+    def __init__(self, original: BaseMessage, message: Message) -> None:
+        self.message = message
+        self._original = original
+        self._seen = _look_at(original)
+
+    def still_is(self, message: BaseMessage) -> bool:
+        """Whether it is this message, and as it was."""
+        return (
+            message is self._original
+            and isinstance(message.content, str)
+            and _look_at(message) == self._seen
+        )
+
+
+def _look_at(message: BaseMessage) -> tuple[Any, ...]:
+    """What is read of a message whose content is text: texts, so that `1` is not `True`."""
+    more = repr(message.additional_kwargs) if message.additional_kwargs else ""
+    if isinstance(message, ToolMessage):
+        named = message.tool_call_id, message.name, message.status
+        return message.content, more, *named
+    calls = repr(message.tool_calls) if isinstance(message, AIMessage) else ""
+    return message.content, more, message.type, message.name, calls
 
 
 def _rest_of(message: BaseMessage) -> Any:

@@ -6,6 +6,7 @@ for a call that nothing here can run.
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,9 +67,14 @@ def read_items(items: Iterable[Item], failed: Collection[str]) -> list[Message]:
         items: The input of a request.
         failed: The identifiers of calls that ended in an error.
     """
+    return _read_on(items, failed, {})
+
+
+def _read_on(
+    items: Iterable[Item], failed: Collection[str], names: dict[str, str]
+) -> list[Message]:
     messages: list[Message] = []
     answer: list[Item] = []
-    names: dict[str, str] = {}
     for item in items:
         if _is_said_by_model(item):
             answer.append(item)
@@ -81,6 +87,38 @@ def read_items(items: Iterable[Item], failed: Collection[str]) -> list[Message]:
     if answer:
         messages.append(read_answer(answer).message)
     return messages
+
+
+class ItemReader:
+    """Reads the inputs of one conversation as it grows: what is as it was, once.
+
+    Attributes:
+        items: The last input, as it was then.
+    """
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self._closed = 0  # how many of them are in `_messages`
+        self._messages: list[Message] = []
+        self._names: dict[str, str] = {}
+        self._failed = 0
+
+    def read(self, items: list[Item], failed: Collection[str]) -> list[Message]:
+        """As `read_items`. `failed` only grows."""
+        if items[: len(self.items)] != self.items:
+            self.items, self._closed = [], 0
+        if not self._closed or len(failed) != self._failed:
+            self._closed, self._messages, self._names = 0, [], {}
+        # The runner makes items anew for each request, but may be given some that
+        # are changed in place: so it is a copy that the next input is compared with.
+        self.items = [*self.items, *copy.deepcopy(items[len(self.items) :])]
+        self._failed = len(failed)
+        end = len(items)
+        while end > self._closed and _is_said_by_model(items[end - 1]):
+            end -= 1  # that answer may go on
+        self._messages += _read_on(items[self._closed : end], failed, self._names)
+        self._closed = end
+        return self._messages + _read_on(items[end:], failed, dict(self._names))
 
 
 def _is_said_by_model(item: Item) -> bool:

@@ -7,49 +7,48 @@ Rules of this file:
 2. What ran where we could not see it, may have changed anything: whatever was launched
    before is let go of then.
 
-Over 600 lines, as the seams of agents, models and tools share the state of a run.
+Over 400 lines, as the seams of agents, models and tools share the state of a run.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
 import json
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from agents import Agent, Handoff, RunConfig
 from agents.models.interface import Model
 from agents.run_context import RunContextWrapper
 from agents.tool import (
+    ApplyPatchTool,
+    ComputerTool,
+    CustomTool,
+    FileSearchTool,
     FunctionTool,
-    ProgrammaticToolCallingTool,
+    LocalShellTool,
     ToolOriginType,
-    default_tool_error_function,
+    ToolSearchTool,
+    WebSearchTool,
     get_function_tool_origin,
-    resolve_function_tool_failure_error_function,
-    set_function_tool_failure_error_function,
-    with_function_tool_failure_error_handler,
 )
 from agents.tool_context import ToolContext
 from openai.types.responses import ResponseFunctionToolCall
 
 from headstart._barrier import WriteBarrier
-from headstart._calls import ToolCall, ToolResult
 from headstart._errors import UsageError, WriteDenied
 from headstart._messages import Message, ModelRequest, NativeDelta
 from headstart.adapters._speculation import METADATA_KEY, Returned
 
 from ._items import (
+    Item,
+    ItemReader,
     answer_items,
     as_items,
     normal,
-    read_items,
     read_native,
-    render_output,
     write_items,
     write_output,
 )
@@ -60,6 +59,7 @@ from ._model import (
     trace_adopted,
     trace_nothing,
 )
+from ._tools import Ran, WatchedTool, says_read, unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from agents.guardrail import InputGuardrail
     from agents.items import ModelResponse as Answer
     from agents.tool import Tool as AnyTool
-    from agents.usage import Usage
 
+    from headstart._calls import ToolCall, ToolResult
     from headstart._messages import AskModel, DeltaReceiver, ModelResponse
     from headstart._tools import Tool, ToolContext as Context
     from headstart.adapters._speculation import HostRun
@@ -81,16 +81,17 @@ _BUSY = object()
 _current: ContextVar[object] = ContextVar("headstart_openai_agents", default=None)
 _SEEN = ("message", "reasoning", "function_call", "web_search_call", "file_search_call")
 """What a model may answer that changes nothing, or that is run through our seam."""
-_HANDLED = "_function_tool_default_failure_handled"
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran:
-    """What a tool gave, with what else the run has to know of it."""
-
-    value: Any
-    is_error: bool = False
-    usage: Usage | None = None
+_REPEATABLE = (
+    ApplyPatchTool,
+    ComputerTool,
+    CustomTool,
+    FileSearchTool,
+    FunctionTool,
+    LocalShellTool,
+    ToolSearchTool,
+    WebSearchTool,
+)
+"""Tools that the runner runs itself, or that only look something up."""
 
 
 class _Verdict:
@@ -135,12 +136,14 @@ class SpeculativeRun:
         self._shapes: dict[str, str] = {}  # of trusted tools, as first seen
         self._models: dict[int, WatchedModel] = {}
         self._agents: dict[int, tuple[Agent[Any], Agent[Any]]] = {}
-        self._tools: dict[int, _WatchedTool] = {}
+        self._tools: dict[int, WatchedTool] = {}
         self._is_open = self._is_asking = self._has_asked = False
         self._wrapper: RunContextWrapper[Any] | None = None
         self._agent: Agent[Any] | None = None
         self._verdict: _Verdict | None = None
-        self._history: list[dict[str, Any]] = []
+        self._reader = ItemReader()
+        self._answered_to: list[Item] = []
+        self._said: list[Item] = []
         self._era = object()
         self._unseen: set[str] = set()
         self._changed_unseen = False
@@ -333,7 +336,7 @@ class SpeculativeRun:
             self._host.offer(())
             self._era = object()
         request = ModelRequest(
-            read_items(items, self.failed),
+            self._reader.read(items, self.failed),
             self._host.offer(self._offered(sent.tools)),
             self._settings(model, sent),
             stateful=not self._is_repeatable(sent),
@@ -357,9 +360,12 @@ class SpeculativeRun:
     def _has_history(self) -> bool:
         return self._wrapper is not None and self._wrapper.usage.requests > 0
 
-    def _goes_on(self, items: list[dict[str, Any]]) -> bool:
+    def _goes_on(self, items: list[Item]) -> bool:
         """Whether a request begins with all that the last one and its answer had."""
-        return normal(items[: len(self._history)]) == self._history
+        before, said = self._answered_to, self._said
+        count = len(before)
+        same = items[:count] == before or normal(items[:count]) == normal(before)
+        return same and normal(items[count : count + len(said)]) == said
 
     def _settings(self, model: Model, sent: Sent) -> dict[str, Any]:
         schema = sent.output_schema
@@ -386,8 +392,8 @@ class SpeculativeRun:
         """Whether the request after this one can be known, and sent without effects."""
         if sent.previous_response_id or sent.conversation_id:
             return False  # the server would keep what is only a guess
-        if any(isinstance(tool, ProgrammaticToolCallingTool) for tool in sent.tools):
-            return False
+        if not all(isinstance(tool, _REPEATABLE) for tool in sent.tools):
+            return False  # the server would run it for what is only a guess
         agent = self._agent
         if agent is None or agent.tool_use_behavior != "run_llm_again":
             return False
@@ -401,7 +407,7 @@ class SpeculativeRun:
         if adopted:
             trace_adopted(sent, model, answer)
         said = answer_items(answer)
-        self._history = normal([*as_items(sent.input), *said])
+        self._answered_to, self._said = self._reader.items, normal(said)
         self._unseen = {call.id for call in response.tool_calls}
         self._changed_unseen = any(item.get("type") not in _SEEN for item in said)
 
@@ -412,7 +418,7 @@ class SpeculativeRun:
         )
         if tool is None or not isinstance(result.value, Returned):
             return message.content
-        return write_output(_unpack(result.value.value), tool.original)
+        return write_output(unpack(result.value.value), tool.original)
 
     # The tools' seam
 
@@ -426,7 +432,7 @@ class SpeculativeRun:
             return tool
         known = self._tools.get(id(tool))
         if known is None:
-            known = _WatchedTool(self, tool)
+            known = WatchedTool(self, tool)
             self._tools[id(tool)] = self._tools[id(known.watched)] = known
         return known.watched
 
@@ -438,7 +444,7 @@ class SpeculativeRun:
                 offered.setdefault(known.name, self._as_tool(known))
         return list(offered.values())
 
-    def _as_tool(self, known: _WatchedTool) -> Tool:
+    def _as_tool(self, known: WatchedTool) -> Tool:
         original = known.original
         origin = get_function_tool_origin(original)
         server = None if origin is None else origin.mcp_server_name
@@ -453,7 +459,7 @@ class SpeculativeRun:
             )
             identity = (server, shape)
             first = self._shapes.setdefault(f"{server}\n{known.name}", shape)
-            if server in self._trusted and shape == first and _says_read(hints):
+            if server in self._trusted and shape == first and says_read(hints):
                 metadata = {METADATA_KEY: "READ"}
         return self._host.tool(
             known.name,
@@ -474,7 +480,7 @@ class SpeculativeRun:
         self,
         call: ToolCall,
         context: ToolContext[Any],
-        real: Callable[[], Awaitable[_Ran]],
+        real: Callable[[], Awaitable[Ran]],
     ) -> Any:
         """Run a call of the runner, or adopt its launch."""
         self._unseen.discard(call.id)
@@ -485,7 +491,7 @@ class SpeculativeRun:
             return f"The call was refused: {error.reason}."
         finally:
             _current.reset(before)
-        if not isinstance(ran, _Ran):
+        if not isinstance(ran, Ran):
             return ran
         if ran.is_error:
             self.failed.add(call.id)
@@ -493,9 +499,7 @@ class SpeculativeRun:
             context.usage.add(ran.usage)
         return ran.value
 
-    async def launch(
-        self, context: Context[Any], tool: FunctionTool, name: str
-    ) -> _Ran:
+    async def launch(self, context: Context[Any], tool: FunctionTool, name: str) -> Ran:
         """Run a call that nobody has asked for yet, with a context of its own."""
         trace_nothing()
         _current.set(_BUSY)
@@ -517,97 +521,8 @@ class SpeculativeRun:
             run_config=self.run_config,
         )
         value = await tool.on_invoke_tool(own, arguments)
-        return _Ran(value, usage=wrapper.usage)
-
-
-class _WatchedTool:
-    """A function tool, and the copy of it that the runner is given."""
-
-    def __init__(self, run: SpeculativeRun, original: FunctionTool) -> None:
-        self.original = original
-        self.name = original.qualified_name
-        self._run = run
-        self._plain = copy.copy(original)
-        self._raising = copy.copy(original)
-        set_function_tool_failure_error_function(self._raising, None)
-        self._listen_to_failures()
-        self.watched = copy.copy(original)
-        self.watched.on_invoke_tool = self._make_invoker()
-        self.watched = copy.copy(self.watched)  # which binds the invoker to it
-
-    def _listen_to_failures(self) -> None:
-        told = resolve_function_tool_failure_error_function(self.original)
-        if told is None or told is default_tool_error_function:
-            return
-
-        def tell(context: RunContextWrapper[Any], error: Exception) -> Any:
-            self._run.failed.add(str(getattr(context, "tool_call_id", "")))
-            return told(context, error)
-
-        set_function_tool_failure_error_function(self._plain, tell)
-
-    def _make_invoker(self) -> Any:
-        """What the runner calls. A failure is told as the tool says, as ever."""
-        invoker: Any = self.original.on_invoke_tool
-        if getattr(invoker, "__agents_bind_function_tool__", None) is None:
-            return self._invoke
-
-        async def invoke(context: ToolContext[Any], arguments: str) -> Any:
-            return await self._invoke(context, arguments)
-
-        for name, value in (
-            ("__agents_prepare_arguments__", invoker.prepare_arguments),
-            (
-                "__agents_function_tool_wrapped_callable__",
-                getattr(self.original, "__wrapped__", None),
-            ),
-        ):
-            if value is not None:
-                setattr(invoke, name, value)
-        return with_function_tool_failure_error_handler(invoke, _ignore)
-
-    async def _invoke(self, context: ToolContext[Any], arguments: str) -> Any:
-        if not self._run.takes_calls:
-            return await self._plain.on_invoke_tool(context, arguments)
-        call = ToolCall(context.tool_call_id, self.name, arguments)
-
-        async def real() -> _Ran:
-            value = await self._plain.on_invoke_tool(context, arguments)
-            failed = call.id in self._run.failed or getattr(context, _HANDLED, False)
-            return _Ran(value, is_error=bool(failed))
-
-        return await self._run.call(call, context, real)
-
-    async def early(self, context: Context[Any], arguments: dict[str, Any]) -> _Ran:
-        """A launch, for `HostRun.tool`. A failure is raised, so that it is run again."""
-        del arguments  # the framework reads the text itself
-        return await self._run.launch(context, self._raising, self.original.name)
-
-    def show(self, value: Any) -> ToolResult:
-        """What the model is told of a value that the tool gives."""
-        shown = _unpack(value)
-        failed = isinstance(value, _Ran) and value.is_error
-        try:
-            content = render_output(write_output(shown, self.original))
-        except Exception:  # noqa: BLE001 - the runner will say so in its own words
-            content = str(shown)
-        return ToolResult(content, failed)
-
-
-def _ignore(*_: object) -> None:
-    """The real call has logged and traced its failure."""
-
-
-def _unpack(value: Any) -> Any:
-    return value.value if isinstance(value, _Ran) else value
+        return Ran(value, usage=wrapper.usage)
 
 
 def _is_function(tool: object) -> bool:
     return isinstance(tool, FunctionTool)
-
-
-def _says_read(hints: object) -> bool:
-    for name in ("read_only_hint", "readOnlyHint"):
-        if getattr(hints, name, None) is True:
-            return True
-    return False

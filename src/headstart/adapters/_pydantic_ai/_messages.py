@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_ai import ModelRetry, ToolFailed
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from pydantic_ai.usage import RunUsage
 
 _RAISED = {"retried": ModelRetry, "failed": ToolFailed}
+_SIMPLE = (SystemPromptPart, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart)
+_UNCHANGING = (str, datetime, type(None))
+_UNSEEN = ("metadata", "otel_metadata")
+"""What models do not see of simple parts, and is not read here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,62 @@ class Kept:
 
 def read_messages(messages: Sequence[ModelMessage]) -> list[Message]:
     """A conversation, each message with the original that it is from."""
-    read: list[Message] = []
-    for message in messages:
-        if isinstance(message, NativeResponse):
-            read.append(read_answer(message).message)
-        else:
-            read += [_read_part(part, message) for part in message.parts]
-    return read
+    return [each for message in messages for each in _read_message(message)]
+
+
+def _read_message(message: ModelMessage) -> list[Message]:
+    if isinstance(message, NativeResponse):
+        return [read_answer(message).message]
+    return [_read_part(part, message) for part in message.parts]
+
+
+class Reader:
+    """Reads one conversation as it grows: each message once, while it stays as it is."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Read] = {}
+
+    def read(self, messages: Sequence[ModelMessage]) -> list[Message]:
+        """As `read_messages`. What is not among `messages` is forgotten."""
+        before, self._known, read = self._known, {}, list[Message]()
+        for message in messages:
+            known = before.get(id(message))
+            if known is None or not known.still_is(message):
+                known = _Read(message)
+            self._known[id(message)] = known
+            read += known.messages
+        return read
+
+
+class _Read:
+    """A message, what was read from it, and what would show that it was changed.
+
+    Messages can be changed in place, and a request that is compared by what one of them
+    was would be taken for another. Where that would not show, they are read again.
+    """
+
+    __slots__ = ("_native", "_seen", "messages")
+
+    def __init__(self, native: ModelMessage) -> None:
+        self.messages = _read_message(native)
+        self._native = native if all(map(_is_simple, native.parts)) else None
+        self._seen = [dict(vars(part)) for part in native.parts], native.state
+
+    def still_is(self, message: ModelMessage) -> bool:
+        """Whether it is this message, and as it was."""
+        return (
+            message is self._native
+            and (list(map(vars, message.parts)), message.state) == self._seen
+        )
+
+
+def _is_simple(part: ModelRequestPart | ModelResponsePart) -> bool:
+    """Whether nothing of a part can change without another value standing there."""
+    return type(part) in _SIMPLE and all(
+        type(value) in _UNCHANGING
+        for name, value in vars(part).items()
+        if name not in _UNSEEN
+    )
 
 
 def read_answer(answer: NativeResponse) -> ModelResponse:

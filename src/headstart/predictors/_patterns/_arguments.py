@@ -10,25 +10,18 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from headstart._errors import UsageError
 
-from ._options import (
-    Chosen,
-    Option,
-    Together,
-    describe,
-    explain,
-    gather,
-    is_dated,
-    join,
-    relate,
-    same,
-)
+from ._explaining import explain, same
+from ._options import describe, gather
+from ._relations import Choice, join, relate
+from ._sources import is_dated, read_source
 from ._weights import LEAST_GRADIENT, Weights
 
 if TYPE_CHECKING:
@@ -36,6 +29,10 @@ if TYPE_CHECKING:
 
     from ._familiar import Familiar
     from ._moment import Moment
+    from ._options import Chosen, Option
+    from ._relations import Together, Worth
+    from ._sources import Source
+    from ._weights import Scope
 
 MAX_SOURCES = 20
 """Sources of one argument that are looked at."""
@@ -58,22 +55,6 @@ _MAX_CONSTANT = 200
 _HALVED_AT = 800.0
 
 
-class Choice(NamedTuple):
-    """The values that one argument may have at a moment.
-
-    Attributes:
-        own: Where the weights of this argument are.
-        shared: Where those of all arguments are.
-        options: The values.
-        none: The score of the outcome that the real value is none of them.
-    """
-
-    own: str
-    shared: str
-    options: list[Option]
-    none: float
-
-
 class ArgumentModel:
     """Learns the sources of arguments, and proposes values from them.
 
@@ -86,10 +67,11 @@ class ArgumentModel:
         self.sources: dict[str, dict[str, float]] = {}
         self.weights = Weights(rate=0.1)
         self._familiar = familiar
+        self._looked_at: dict[str, tuple[Source, ...]] = {}  # by slot, until it learns
 
     def assignments(
         self, tool: str, moment: Moment, least: float
-    ) -> list[tuple[Chosen, list[str], float]]:
+    ) -> list[tuple[Chosen, tuple[str, ...], float]]:
         """Sets of arguments for a tool, with their names and log probabilities.
 
         Args:
@@ -101,12 +83,12 @@ class ArgumentModel:
         if not signatures:
             return []
         seen = sum(signatures.values())
-        found: list[tuple[Chosen, list[str], float]] = []
-        for signature, count in sorted(signatures.items(), key=lambda pair: -pair[1]):
-            if count < _RARE * seen or len(found) >= 4 * BEAM:
-                break
-            names: list[str] = json.loads(signature)
+        found: list[tuple[Chosen, tuple[str, ...], float]] = []
+        for signature, count in sorted(signatures.items(), key=_by_count):
             start = math.log(count / seen)
+            if count < _RARE * seen or len(found) >= 4 * BEAM or start <= least:
+                break
+            names = _names(signature)
             found += [
                 (chosen, names, score)
                 for chosen, score in self._search(tool, names, moment, start, least)
@@ -114,8 +96,16 @@ class ArgumentModel:
         return found
 
     def _search(
-        self, tool: str, names: list[str], moment: Moment, start: float, least: float
+        self,
+        tool: str,
+        names: tuple[str, ...],
+        moment: Moment,
+        start: float,
+        least: float,
     ) -> list[tuple[Chosen, float]]:
+        for name in names:
+            if not self._is_found(slot_of(tool, name), moment):
+                return []
         beam: list[tuple[Chosen, float]] = [((), start)]
         width = BEAM if len(names) > 1 else WIDE
         if not moment.is_read(tool):
@@ -124,49 +114,48 @@ class ArgumentModel:
             choice = self.choice(tool, name, moment)
             if not choice.options:
                 return []
-            longer = [
-                ((*chosen, option), score + log_p)
-                for chosen, score in beam
-                for option, log_p in self._ranked(
-                    choice,
-                    join(chosen, names[:i], tool, name, moment) if i else None,
-                    width,
-                )
-                if score + log_p > least
-            ]
+            longer: list[tuple[Chosen, float]] = []
+            for chosen, score in beam:
+                together = join(chosen, names[:i], tool, name, moment) if i else None
+                for option, log_p in self._ranked(choice, together, width):
+                    if score + log_p <= least:
+                        break
+                    longer.append(((*chosen, option), score + log_p))
             if len(beam) > 1:
                 longer.sort(key=_by_score)
             beam = longer[:width]
+            if not beam:
+                break
         return beam
 
     def _ranked(
         self, choice: Choice, together: Together | None, width: int
     ) -> list[tuple[Option, float]]:
         """The best options given the arguments before, with log probabilities."""
-        scores = self._scores(choice, together)
-        highest = max(choice.none, *scores)
-        divisor = math.exp(choice.none - highest) + sum(
-            [math.exp(score - highest) for score in scores]
-        )
-        shift = highest + math.log(divisor)
-        ranked = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        return [(choice.options[i], scores[i] - shift) for i in ranked[:width]]
+        if together is None:
+            return choice.relations.best(width)
+        worth = self._worth(choice, choice.worth)
+        return choice.relations.best_beside(together, worth, width)
 
-    def _scores(self, choice: Choice, together: Together | None) -> list[float]:
-        scores = [option.score for option in choice.options]
-        if together is not None:
-            own = self.weights.scope(choice.own)
-            shared = self.weights.scope(choice.shared)
-            worth: dict[tuple[str, ...], float] = {}  # relations are few
-            for i, option in enumerate(choice.options):
-                relation = relate(option, together)
-                known = worth.get(relation)
-                if known is None:
-                    known = own.total(relation) + shared.total(relation)
-                    known += sum(map(_PRIOR.get, relation, repeat(0.0)))
-                    worth[relation] = known
-                scores[i] += known
-        return scores
+    def _worth(self, choice: Choice, known: dict[tuple[str, ...], float]) -> Worth:
+        """What relations to the arguments before are worth.
+
+        Args:
+            choice: The argument.
+            known: What was looked up already.
+        """
+        own = self.weights.scope(choice.own)
+        shared = self.weights.scope(choice.shared)
+
+        def worth(relation: tuple[str, ...]) -> float:
+            found = known.get(relation)
+            if found is None:
+                found = own.total(relation) + shared.total(relation)
+                found += sum(map(_PRIOR.get, relation, _ZEROS))
+                known[relation] = found
+            return found
+
+        return worth
 
     def choice(self, tool: str, name: str, moment: Moment) -> Choice:
         """The values that an argument may have now, scored."""
@@ -174,38 +163,46 @@ class ArgumentModel:
         known = moment.choices.get(slot)
         if known is None:
             own, shared = f"{slot}{moment.mode}", f"*{moment.mode}"
-            none = sum(self.weights.scope(each).total(_NONE) for each in (own, shared))
-            options = self._find_options(tool, name, moment)
-            own_total = self.weights.scope(own).total
-            shared_total = self.weights.scope(shared).total
-            for option in options:
-                features = option.features
-                option.score = own_total(features) + shared_total(features)
-                if "n:row" in features:
-                    option.score += _PRIOR["n:row"]
+            own_weights = self.weights.scope(own)
+            shared_weights = self.weights.scope(shared)
+            none = own_weights.total(_NONE) + shared_weights.total(_NONE)
+            options = self._find_options(slot, tool, name, moment)
+            _score(options, own_weights, shared_weights)
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
-    def _find_options(self, tool: str, name: str, moment: Moment) -> list[Option]:
-        counts = self.sources.get(slot_of(tool, name))
-        if not counts:
+    def _sources_of(self, slot: str) -> tuple[Source, ...]:
+        """The sources of an argument that are looked at."""
+        sources = self._looked_at.get(slot)
+        if sources is None:
+            sources = self._looked_at[slot] = _most_usual(self.sources.get(slot))
+        return sources
+
+    def _is_found(self, slot: str, moment: Moment) -> bool:
+        """Whether there is any value at the sources of an argument."""
+        for source in self._sources_of(slot):
+            if source.is_constant or moment.newest(source.path):
+                return True
+        return False
+
+    def _find_options(
+        self, slot: str, tool: str, name: str, moment: Moment
+    ) -> list[Option]:
+        sources = self._sources_of(slot)
+        if not sources:
             return []
-        least = _RARE * max(counts.values())
-        best = sorted(counts.items(), key=lambda pair: -pair[1])[:MAX_SOURCES]
-        found: dict[str, Option] = {}
         limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
         used = moment.used.get((tool, name), _UNUSED)
-        for source, count in best:
-            if count >= least:
-                gather(source, moment, used, found, MAX_GATHERED)
-        options = list(found.values())
+        options = gather(sources, moment, used, MAX_GATHERED)
         if len(options) > limit:
-            own = self.weights.scope(f"{slot_of(tool, name)}{moment.mode}")
-            options.sort(key=lambda option: -own.total(option.features))
+            own = self.weights.scope(f"{slot}{moment.mode}")
+            options.sort(
+                key=lambda option: (
+                    -own.total(option.standing[0]) - own.total(option.more)
+                )
+            )
             del options[limit:]
-        row = moment.next_row(tool)
-        for option in options:
-            describe(option, moment, used, row)
+        describe(options, moment, used, moment.next_row(tool))
         return options
 
     def learn(
@@ -218,6 +215,7 @@ class ArgumentModel:
         chosen: Chosen = ()
         for i, name in enumerate(names):
             value = arguments[name]
+            slot = slot_of(tool, name)
             choice = self.choice(tool, name, moment)
             before = names[i - len(chosen) : i]
             together = join(chosen, before, tool, name, moment) if chosen else None
@@ -228,10 +226,11 @@ class ArgumentModel:
                 if not is_dated(source) or self._familiar.note(source, run)
             ]
             if not sources:
-                sources = self._constant(slot_of(tool, name), value, run)
+                sources = self._constant(slot, value, run)
             if sources:
-                counts = self.sources.setdefault(slot_of(tool, name), {})
+                counts = self.sources.setdefault(slot, {})
                 _count(counts, sources, MAX_SOURCES_KEPT)
+                self._looked_at.pop(slot, None)
             chosen = (*chosen, right) if right is not None else ()
 
     def _learn_choice(
@@ -239,7 +238,10 @@ class ArgumentModel:
     ) -> Option | None:
         """Learn which of the options it was; `None` if none of them."""
         options = choice.options
-        scores = self._scores(choice, together)
+        scores = [option.score for option in options]
+        if together is not None:
+            # What relations are worth may have changed since candidates were found.
+            scores = choice.relations.scores(together, self._worth(choice, {}))
         highest = max(choice.none, *scores, choice.none)
         exps = [math.exp(score - highest) for score in scores]
         none_exp = math.exp(choice.none - highest)
@@ -286,6 +288,7 @@ class ArgumentModel:
                     ours[each] = ours.get(each, 0.0) + count
                 _trim(ours, limit)
         self.weights.merge(other.weights)
+        self._looked_at.clear()
 
     def read(
         self,
@@ -309,8 +312,10 @@ class ArgumentModel:
                 raise UsageError(msg)
             _trim(counts, MAX_SOURCES_KEPT)
         self.signatures, self.sources = signatures, sources
+        self._looked_at.clear()
 
 
+_ZEROS = repeat(0.0)
 _UNUSED: dict[str, int] = {}
 _PRIOR = {"n:row": 2.0, "x:object!": 1.5, "x:same": -1.0, "x:apart": -0.5}
 """What is expected of relations before anything is learned about them."""
@@ -318,8 +323,41 @@ _NONE = ("none",)
 """The feature of the outcome that no known value is the right one."""
 
 
+def _score(options: Iterable[Option], own: Scope, shared: Scope) -> None:
+    """Set how well options fit."""
+    own_get, shared_get = own.weights.get, shared.weights.get
+    for option in options:
+        named, general = option.standing
+        more, piece = option.more, option.piece
+        score = sum(map(own_get, named, _ZEROS)) + sum(map(shared_get, general, _ZEROS))
+        score += sum(map(own_get, more, _ZEROS)) + sum(map(shared_get, more, _ZEROS))
+        if piece is not None:
+            if piece.worth is None:
+                piece.worth = sum(map(shared_get, piece.features, _ZEROS))
+            score += sum(map(own_get, piece.features, _ZEROS)) + piece.worth
+        option.score = score + _PRIOR["n:row"] if option.in_row else score
+
+
 def _by_score(pair: tuple[Chosen, float]) -> float:
     return -pair[1]
+
+
+def _by_count(pair: tuple[str, float]) -> float:
+    return -pair[1]
+
+
+def _most_usual(counts: dict[str, float] | None) -> tuple[Source, ...]:
+    """The sources of an argument that are looked at, the most usual first."""
+    if not counts:
+        return ()
+    least = _RARE * max(counts.values())
+    best = sorted(counts.items(), key=_by_count)[:MAX_SOURCES]
+    return tuple([read_source(name) for name, count in best if count >= least])
+
+
+@functools.lru_cache(maxsize=1_024)
+def _names(signature: str) -> tuple[str, ...]:
+    return tuple(json.loads(signature))
 
 
 def slot_of(tool: str, name: str) -> str:

@@ -21,6 +21,8 @@ FORMS = {
     "plain": "%Y%m%d",
 }
 """How arguments may have dates, by the names that sources have for them."""
+NAME, DIGIT, SLASH = 1, 2, 4
+"""Hints: the name of a month, a digit, a date with slashes."""
 _MONTHS = [
     "jan",
     "feb",
@@ -43,27 +45,47 @@ _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?:,? +(\d{4}))?(?!\w)"
 _MONTH_FIRST = re.compile(rf"\b{_MONTH}\.? +(?:the )?{_DAY}{_YEAR}", re.IGNORECASE)
 _DAY_FIRST = re.compile(rf"\b{_DAY} +(?:of )?{_MONTH}\b\.?{_YEAR}", re.IGNORECASE)
+_NAMED = re.compile(rf"\b{_MONTH}\.?$|^{_MONTH}\b", re.IGNORECASE)
+"""A token with a month's name where one stands in a date."""
 _SLASHED = re.compile(r"(?<![\w/])(\d{1,2})/(\d{1,2})/(\d{4})(?![\w/])")
 _CHARACTERS = re.compile(
     r"(?:(\d{4})\s*[年년]\s*)?(\d{1,2})\s*[月월]\s*(\d{1,2})\s*[日일号號]"
 )
+_DIGIT = re.compile(r"\d")
 _ISO = re.compile(r"(?:\d{4}-|--)\d\d-\d\d")
 
 
-def find_dates(text: str) -> Iterator[tuple[int, int, str]]:
+def hint_at_date(token: str) -> int:
+    """What in a token may be a part of a date: a sum of `NAME`, `DIGIT` and `SLASH`."""
+    hints = DIGIT if _DIGIT.search(token) else 0
+    if hints and "/" in token and _SLASHED.search(token):
+        hints += SLASH
+    return hints + NAME if _NAMED.search(token) else hints
+
+
+def find_dates(
+    text: str, *, named: bool = True, slashed: bool = True
+) -> Iterator[tuple[int, int, str]]:
     """The dates of a text that are not in ISO form: begin, end, and the date.
 
     A date with slashes that could be read in two ways begins with the month.
+
+    Args:
+        text: The text.
+        named: Whether to look for names of months.
+        slashed: Whether to look for dates with slashes.
     """
-    for match in _MONTH_FIRST.finditer(text):
-        yield from _date(match, match[3], _number_of(match[1]), match[2])
-    for match in _DAY_FIRST.finditer(text):
-        yield from _date(match, match[3], _number_of(match[2]), match[1])
-    for match in _SLASHED.finditer(text):
-        first, second = match[1], match[2]
-        month, day = (second, first) if int(first) > 12 else (first, second)
-        yield from _date(match, match[3], month, day)
-    if not text.isascii():
+    if named:
+        for match in _MONTH_FIRST.finditer(text):
+            yield from _date(match, match[3], _number_of(match[1]), match[2])
+        for match in _DAY_FIRST.finditer(text):
+            yield from _date(match, match[3], _number_of(match[2]), match[1])
+    if slashed:
+        for match in _SLASHED.finditer(text):
+            first, second = match[1], match[2]
+            month, day = (second, first) if int(first) > 12 else (first, second)
+            yield from _date(match, match[3], month, day)
+    if "\u6708" in text or "\uc6d4" in text:
         for match in _CHARACTERS.finditer(text):
             yield from _date(match, match[1], match[2], match[3])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -10,6 +9,7 @@ from headstart._tools import Effect
 
 from ._contexts import collapse
 from ._history import USER, History
+from ._once import once
 from ._rows import next_row
 from ._spans import stems
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from ._arguments import Choice
     from ._history import CallKey, PastCall
+    from ._options import Piece
     from ._ranking import Candidate
     from ._rows import Place
-    from ._values import Item
+    from ._values import Item, Kin
 
 Stage = Literal["asked", "calling", "idle", "writing"]
 """The model has been asked; its calls run; the user is to speak; the answer's text is
@@ -33,6 +34,8 @@ _NO_WORDS: frozenset[str] = frozenset()
 _NO_TEXTS: set[str] = set()
 WRITING = "writing"
 """What stands in the text that the model is writing has sources of this name."""
+MAX_SEGMENTS = 6
+"""Messages that are looked at for one source, the newest ones."""
 _CALLS = 100
 _RECENT_CALLS = 32
 _NESTED = 4
@@ -52,6 +55,10 @@ class Moment:
 
     Attributes:
         mode: What the names of weights end with that hold at such moments only.
+        now: What a mention by the user is coded as.
+        pieces: What is known of things that stand in the conversation.
+        beside: By object: its values' words, and how what was said last mentions them.
+        shortlists: By kind of place and message: which of many values are looked at.
     """
 
     def __init__(
@@ -78,6 +85,11 @@ class Moment:
         self.probabilities: dict[str, float] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
+        self.now = "U" if self.asked_now else "O"
+        self.pieces: dict[int, Piece] = {}
+        self.beside: dict[int, tuple[Kin, str]] = {}
+        self.shortlists: dict[tuple[str, int], Sequence[Item]] = {}
+        self._segments: dict[str, Sequence[tuple[int, Sequence[Item]]]] = {}
         self._rows: dict[str, Place] = {}
         self._calls_of: dict[str, list[PastCall]] = {}
 
@@ -121,31 +133,31 @@ class Moment:
                     return "calling"
         return "asked"
 
-    @functools.cached_property
+    @once
     def user_words(self) -> frozenset[str]:
         """The words of the user's newest message, if it still counts."""
         if self.idle:
             return _NO_WORDS
         return self.history.read().words.get(self.last_user, _NO_WORDS)
 
-    @functools.cached_property
+    @once
     def said_words(self) -> frozenset[str]:
         """The words of what the model said last."""
         return self.history.read().words.get(self.last_said, _NO_WORDS)
 
-    @functools.cached_property
+    @once
     def user_texts(self) -> set[str]:
         """The values in the user's newest message, if it still counts."""
         if self.idle:
             return _NO_TEXTS
         return self.history.read().texts.get(self.last_user, _NO_TEXTS)
 
-    @functools.cached_property
+    @once
     def said_texts(self) -> set[str]:
         """The values in what the model said last."""
         return self.history.read().texts.get(self.last_said, _NO_TEXTS)
 
-    @functools.cached_property
+    @once
     def symbols(self) -> list[str]:
         """The newest symbols, repeats collapsed; the user's next message is one."""
         all_symbols = self.history.symbols
@@ -157,7 +169,7 @@ class Moment:
             newest.append(USER)
         return collapse(newest)
 
-    @functools.cached_property
+    @once
     def calls(self) -> list[PastCall]:
         """The calls so far, the newest ones."""
         calls = self.history.calls
@@ -174,7 +186,7 @@ class Moment:
             self._calls_of[tool] = calls
         return calls
 
-    @functools.cached_property
+    @once
     def recent_calls(self) -> list[ToolCall]:
         """The newest calls as the model wrote them, the newest first."""
         recent: list[ToolCall] = []
@@ -187,17 +199,17 @@ class Moment:
                 recent += reversed(self.history.messages[at].tool_calls)
         return recent
 
-    @property
+    @once
     def user_turns(self) -> int:
         """How often the user has spoken."""
         return bisect_left(self.history.users, self.length) + self.idle
 
-    @property
+    @once
     def asked_now(self) -> bool:
         """Whether the user's message is the newest."""
         return 0 <= self.last_user == self.length - 1
 
-    @functools.cached_property
+    @once
     def calls_since_user(self) -> int:
         """How many calls there were since the user spoke; 4 for more."""
         count = 0
@@ -207,12 +219,12 @@ class Moment:
             count += 1
         return count
 
-    @functools.cached_property
+    @once
     def user_kinds(self) -> set[str]:
         """The shapes of what stands out in the user's newest message."""
         return self.history.read().user_kinds.get(self.last_user, set())
 
-    @functools.cached_property
+    @once
     def style(self) -> list[str]:
         """How the model writes in this conversation, by its newest message."""
         if self.last_said < 0:
@@ -225,7 +237,7 @@ class Moment:
         marked = "*" if "**" in head else ""
         return [f"z:{kind}{marked}", f"z:{kind}{lines}", f"z:{kind}/{size}"]
 
-    @functools.cached_property
+    @once
     def widths(self) -> tuple[int, int]:
         """How many calls the newest turn with calls had, and the widest: 2 for more."""
         newest = widest = 0
@@ -235,12 +247,12 @@ class Moment:
             widest = max(widest, newest)
         return min(newest, 2), min(widest, 2)
 
-    @functools.cached_property
+    @once
     def made(self) -> dict[CallKey, PastCall]:
         """The newest of equal calls, by what they have in common."""
         return {call.key: call for call in self.calls}
 
-    @functools.cached_property
+    @once
     def last_write(self) -> int:
         """The position of the newest call that may have changed something; -1 if none."""
         for call in reversed(self.calls):
@@ -248,7 +260,7 @@ class Moment:
                 return call.at
         return -1
 
-    @functools.cached_property
+    @once
     def used(self) -> dict[tuple[str, str], dict[str, int]]:
         """By tool and argument: where each value was used last."""
         used: dict[tuple[str, str], dict[str, int]] = {}
@@ -259,7 +271,7 @@ class Moment:
                     places[each] = call.at
         return used
 
-    @functools.cached_property
+    @once
     def asked_words(self) -> frozenset[str]:
         """The words in the arguments of the newest call."""
         if not self.calls:
@@ -267,7 +279,7 @@ class Moment:
         values = self.calls[-1].arguments.values()
         return stems(" ".join([each for each in values if isinstance(each, str)][:8]))
 
-    @functools.cached_property
+    @once
     def year(self) -> str:
         """The latest year of a date in full; empty if there is none."""
         return max(
@@ -275,12 +287,12 @@ class Moment:
             default="",
         )
 
-    @functools.cached_property
+    @once
     def announced(self) -> Sequence[Item]:
         """What stands in the text that the model is writing."""
         return self.history.readings.text(WRITING, self.partial)
 
-    @functools.cached_property
+    @once
     def partial_texts(self) -> set[str]:
         """The values in the text that the model is writing."""
         return {item.folded for item in self.announced}
@@ -296,6 +308,13 @@ class Moment:
         """Whether a tool is known to change nothing."""
         known = self.tools.get(tool)
         return known is not None and known.effect is Effect.READ
+
+    def newest(self, source: str) -> Sequence[tuple[int, Sequence[Item]]]:
+        """The newest groups of values of one source that are looked at at all."""
+        found = self._segments.get(source)
+        if found is None:
+            found = self._segments[source] = self.segments(source, MAX_SEGMENTS)
+        return found
 
     def segments(self, source: str, limit: int) -> list[tuple[int, Sequence[Item]]]:
         """The newest groups of values of one source, the newest first."""

@@ -28,8 +28,8 @@ from ._file import (
 )
 from ._history import Histories, History, call_key, read_arguments
 from ._moment import Moment
-from ._options import is_own
 from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
+from ._sources import is_own
 from ._weights import logit
 from ._writing import Writing
 
@@ -315,7 +315,7 @@ class PatternPredictor:
         return moment.candidates
 
     def _find_candidates(self, moment: Moment) -> list[Candidate]:
-        found: list[tuple[float, float, str, float, Chosen, list[str]]] = []
+        found: list[tuple[float, float, str, float, Chosen, tuple[str, ...]]] = []
         fresh: dict[str, int] = {}
         writes = 0
         probable = self._choices.probabilities(moment).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class Candidate:
     )
 
     def __init__(
-        self, tool: str, chosen: Chosen, names: Sequence[str], mode: str
+        self, tool: str, chosen: Chosen, names: tuple[str, ...], mode: str
     ) -> None:
         self.tool = tool
         self.own = f"{tool}{mode}"
@@ -69,10 +70,7 @@ class Candidate:
         self.arguments: dict[str, Any] = {
             name: option.value for name, option in zip(names, chosen, strict=True)
         }
-        written = sorted(
-            [(name, option.written) for name, option in zip(names, chosen, strict=True)]
-        )
-        members = [f"{_write_text(name)}:{value}" for name, value in written]
+        members = [f"{name}{chosen[i].written}" for i, name in _written_names(names)]
         self.key: CallKey = (tool, f"{{{','.join(members)}}}")
         self.is_read = False
         self.features: list[str] = []
@@ -83,6 +81,13 @@ class Candidate:
         sources = [option.sources[0] for option in chosen]
         shown = ["=" if source[0] == "=" else source for source in sources]
         self.origin = ",".join(shown)[:100]
+
+
+@functools.lru_cache(maxsize=1_024)
+def _written_names(names: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    """Names as canonical JSON has them: the place of each, and how it is written."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return tuple([(i, f"{_write_text(names[i])}:") for i in order])
 
 
 class Ranking:
@@ -101,8 +106,9 @@ class Ranking:
     def weigh(self, candidates: Sequence[Candidate]) -> None:
         """Set the probabilities of candidates."""
         for each in candidates:
-            z = each.base + self.next.scope(each.own).total(each.features)
-            each.next = logistic(z + self.next.scope(each.shared).total(each.features))
+            features = each.features
+            z = each.base + self.next.scope(each.own).total(features)
+            each.next = logistic(z + self.next.scope(each.shared).total(features))
             if each.is_read:  # what may change something is never launched early
                 each.later = self._later(each)
 
@@ -178,24 +184,28 @@ def describe(
         past += "!" if made.failed else ""
         past += "+" if made.at == moment.calls[-1].at else ""
     newest, widest = moment.widths
-    mention = "".join(option.mention for option in chosen)
+    mention = chosen[0].mention if len(chosen) == 1 else ""
+    if len(chosen) > 1:
+        mention = "".join([option.mention for option in chosen])
     last = moment.symbols[-1] if moment.symbols else ""
     source = candidate.origin
+    tool_logit = logit(tool_p)
     candidate.is_read = moment.is_read(candidate.tool)
-    candidate.base = logit(tool_p) + arguments_log_p
-    candidate.later_base = logit(tool_p) + _COMPETING * arguments_log_p
+    candidate.base = tool_logit + arguments_log_p
+    candidate.later_base = tool_logit + _COMPETING * arguments_log_p
+    rank = min(rank, 5)
     candidate.features = [
         "bias",
         f"made:{past}",
-        f"rank:{min(rank, 5)}{widest}{newest}",
-        f"rank:{min(rank, 5)}/{min(fresh, 6)}",
+        f"rank:{rank}{widest}{newest}",
+        f"rank:{rank}/{min(fresh, 6)}",
         f"stage:{moment.stage}",
         f"last:{last}",
         f"mention:{mention}",
         f"source:{source}",
         f"source:{source}/{last}",
         f"a:{int(max(arguments_log_p, -6) * 2)}",
-        f"t:{int(logit(tool_p))}",
+        f"t:{int(tool_logit)}",
         f"n:{min(moment.user_turns, 4)}",
         f"k:{moment.calls_since_user}/{past}",
     ]

@@ -30,6 +30,7 @@ class Reliability:
     def __init__(self, *, caution: float = 0.0) -> None:
         self.caution = caution
         self.bins: dict[str, Bins] = {}
+        self._tables: dict[str, _Table] = {}  # by tool, until it learns
 
     def correct(self, tool: str, stated: float) -> float:
         """The probability to state, which keeps the order of what is stated nearly.
@@ -44,13 +45,15 @@ class Reliability:
         lower = int(place)
         upper = min(lower + 1, BINS - 1)
         share = place - lower
-        shift = _shift(bins[lower]) * (1 - share) + _shift(bins[upper]) * share
+        table = self._tables.get(tool)
+        if table is None:
+            table = self._tables[tool] = _Table(bins)
+        shift = table.shifts[lower] * (1 - share) + table.shifts[upper] * share
         odds = logit(stated) + shift
         held = logistic(odds)
         near = bins[lower][0] * (1 - share) + bins[upper][0] * share
         doubt = 1 / math.sqrt(near * held * (1 - held) + _KNOWN)
-        seen = sum([entry[0] for entry in bins[lower:]])
-        true = sum([entry[2] for entry in bins[lower:]])
+        seen, true = table.seen[lower], table.true[lower]
         most = (true + 1) / (seen + 2)
         return min(
             logistic(odds - self.caution * doubt),
@@ -64,6 +67,7 @@ class Reliability:
         bins = self.bins.get(tool)
         if bins is None:
             bins = self.bins[tool] = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+        self._tables.pop(tool, None)
         entry = bins[min(int(stated * BINS), BINS - 1)]
         entry[0] += 1
         entry[1] += stated
@@ -73,10 +77,33 @@ class Reliability:
 
     def merge(self, other: Reliability) -> None:
         """Add what others saw."""
+        self._tables.clear()
         for name, theirs in other.bins.items():
             ours = self.bins.setdefault(name, [[0.0, 0.0, 0.0] for _ in range(BINS)])
             for mine, entry in zip(ours, theirs, strict=True):
                 mine[:] = [a + b for a, b in zip(mine, entry, strict=True)]
+
+
+class _Table:
+    """What bins say, worked out once: by bin.
+
+    Attributes:
+        shifts: How far the log-odds of what was stated were off.
+        seen: How many outcomes there were in this bin and those above.
+        true: How many of them came true.
+    """
+
+    __slots__ = ("seen", "shifts", "true")
+
+    def __init__(self, bins: Bins) -> None:
+        self.shifts = [_shift(entry) for entry in bins]
+        self.seen = [0.0] * BINS
+        self.true = [0.0] * BINS
+        seen = true = 0.0
+        for place in range(BINS - 1, -1, -1):
+            seen += bins[place][0]
+            true += bins[place][2]
+            self.seen[place], self.true[place] = seen, true
 
 
 def _shift(entry: list[float]) -> float:

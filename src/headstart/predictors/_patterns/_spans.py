@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
-from ._dates import find_dates
+from ._dates import DIGIT, NAME, SLASH, find_dates, hint_at_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,26 +50,46 @@ _TOKEN = re.compile(r"\S+")
 _PART = re.compile(r"[^\W_]+|[\W_]+")
 
 
-class Span(NamedTuple):
-    """A piece of a text.
+Span: TypeAlias = "tuple[str, str, int, str, str]"
+"""A piece of a text: the piece; its kind, which is its shape, `quoted`, `place`, `date`,
+`day` for a date without its year, `phrase`, or `opening` and `part` for a phrase that
+begins a sentence, and one between two connecting words; the number of its first token, -1
+where it has none; the word before it in lower case, or the shape of what is no word; and
+the word behind it."""
 
-    Attributes:
-        text: The piece.
-        kind: Its shape, `quoted`, `place`, `date`, `day` for a date without its year,
-            `phrase`, or `opening` and `part` for a phrase that begins a sentence, and one
-            between two connecting words; what spans are looked up by.
-        token: The number of its first token; -1 where it has none.
-        left: The word before it in lower case, or the shape of what is no word.
-        right: The word behind it.
-        near: The words of its sentence, cut to their first letters.
+
+class Sentences:
+    """The words of a text's sentences: most are never asked for.
+
+    Args:
+        tokens: The text's tokens.
     """
 
-    text: str
-    kind: str
-    token: int
-    left: str
-    right: str
-    near: frozenset[str] = NO_WORDS
+    __slots__ = ("_known", "_tokens")
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._tokens = tokens
+        self._known: dict[int, frozenset[str]] = {}
+
+    def near(self, token: int) -> frozenset[str]:
+        """The words of a token's sentence, cut to their first letters."""
+        known = self._known.get(token)
+        if known is not None:
+            return known
+        tokens = self._tokens
+        first = end = token
+        while first and not _is_end(tokens[first - 1]):
+            first -= 1
+        while end + 1 < len(tokens) and not _is_end(tokens[end]):
+            end += 1
+        sentence = stems(" ".join(tokens[first : end + 1]))
+        words = frozenset([word for word in sentence if len(word) > 3])
+        self._known.update(dict.fromkeys(range(first, end + 1), words))
+        return words
+
+
+def _is_end(raw: str) -> bool:
+    return raw[-1] in _SENTENCE_END and len(raw) > 2
 
 
 def shorten(text: str) -> str:
@@ -141,8 +161,8 @@ def outline(token: str) -> str:
     return "".join(kinds)
 
 
-def spans(text: str) -> list[Span]:
-    """The pieces of a text that stand out, in their order.
+def spans(text: str) -> tuple[list[Span], Sentences]:
+    """The pieces of a text that stand out, in their order, and its sentences.
 
     Plain lower-case words do not: a text has too many of them.
     """
@@ -150,12 +170,14 @@ def spans(text: str) -> list[Span]:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_spans(text: str) -> list[Span]:
+def _read_spans(text: str) -> tuple[list[Span], Sentences]:
     found: list[Span] = []
     text = _spaced(text)
     tokens = text.split()[:MAX_TOKENS]
+    read = [*map(_read_token, tokens)]
+    last = len(tokens) - 1
     run: list[int] = []
-    for i, (token, kind, _) in enumerate(map(_read_token, tokens)):
+    for i, (token, kind, _, _) in enumerate(read):
         if not kind:
             if run and token not in _CONNECTING:
                 _end_phrase(run, tokens, found)
@@ -164,10 +186,11 @@ def _read_spans(text: str) -> list[Span]:
             continue
         if len(token) > MAX_VALUE_CHARACTERS:
             continue
-        left, right = _neighbour(tokens, i - 1), _neighbour(tokens, i + 1)
-        found.append(Span(token, kind, i, left, right))
+        left = read[i - 1][2] if i else "^"
+        right = read[i + 1][2] if i < last else "$"
+        found.append((token, kind, i, left, right))
         if kind in _READ_TWICE:
-            found += [Span(*each, i, left, right) for each in _read_again(token, kind)]
+            found += [(*each, i, left, right) for each in _read_again(token, kind)]
         if kind in ("Aa", "A") or (run and token[0].isupper()):
             run.append(i)
             raw = tokens[i]
@@ -178,44 +201,45 @@ def _read_spans(text: str) -> list[Span]:
             _end_phrase(run, tokens, found)
     if run:
         _end_phrase(run, tokens, found)
-    found += _dated(text, tokens)
-    if _QUOTE.search(text):
-        found.extend(
-            Span(next(filter(None, match.groups())), "quoted", -1, "", "")
-            for match in _QUOTED.finditer(text)
-        )
-    return _with_sentences(found, tokens)
+    hints = [each[3] for each in read]
+    slashed = max(hints, default=0) >= SLASH
+    named = _names_month(hints)
+    if named or slashed or not text.isascii():
+        found += _dated(text, tokens, named=named, slashed=slashed)
+    found += _quoted(text)
+    return found, Sentences(tokens)
 
 
-def _with_sentences(found: list[Span], tokens: list[str]) -> list[Span]:
-    """The same pieces, each with the words of its sentence."""
-    near: list[frozenset[str]] = []
-    begin = 0
-    for i, raw in enumerate(tokens):
-        if i + 1 == len(tokens) or (raw[-1] in _SENTENCE_END and len(raw) > 2):
-            words = _long_stems(" ".join(tokens[begin : i + 1]))
-            near += [words] * (i + 1 - begin)
-            begin = i + 1
+def _quoted(text: str) -> list[Span]:
+    if not _QUOTE.search(text):
+        return []
     return [
-        span if span.token < 0 else span._replace(near=near[span.token])
-        for span in found
+        (match[match.lastindex or 0], "quoted", -1, "", "")
+        for match in _QUOTED.finditer(text)
     ]
 
 
-def _long_stems(text: str) -> frozenset[str]:
-    return frozenset(word for word in stems(text) if len(word) > 3)
+def _names_month(hints: list[int]) -> bool:
+    """Whether the name of a month stands near a number."""
+    return any(
+        any(each & DIGIT for each in hints[max(0, i - 2) : i + 3])
+        for i, hint in enumerate(hints)
+        if hint & NAME
+    )
 
 
-def _dated(text: str, tokens: list[str]) -> Iterator[Span]:
+def _dated(
+    text: str, tokens: list[str], *, named: bool, slashed: bool
+) -> Iterator[Span]:
     starts: list[int] = []
-    for start, end, date in find_dates(text):
+    for start, end, date in find_dates(text, named=named, slashed=slashed):
         starts = starts or [match.start() for match in _TOKEN.finditer(text)]
         first, last = bisect_right(starts, start) - 1, bisect_left(starts, end)
         if first >= len(tokens):
             continue
         left, right = _neighbour(tokens, first - 1), _neighbour(tokens, last)
         kind = "day" if date[0] == "-" else "date"
-        yield Span(date, kind, first, left, right)
+        yield date, kind, first, left, right
 
 
 def _read_again(token: str, kind: str) -> list[tuple[str, str]]:
@@ -239,10 +263,13 @@ def _spaced(text: str) -> str:
     return text
 
 
-class _Tokens(dict[str, "tuple[str, str, str]"]):
+_Read: TypeAlias = "tuple[str, str, str, int]"
+
+
+class _Tokens(dict[str, _Read]):
     """Tokens that were read before, which most are: looked up without a call."""
 
-    def __missing__(self, raw: str) -> tuple[str, str, str]:
+    def __missing__(self, raw: str) -> _Read:
         read = _read_new_token(raw)
         if len(raw) <= _MAX_KEPT:
             if len(self) >= _MAX_TOKENS_KEPT:
@@ -251,21 +278,23 @@ class _Tokens(dict[str, "tuple[str, str, str]"]):
         return read
 
 
-def _read_new_token(raw: str) -> tuple[str, str, str]:
-    """A token without what surrounds it, its shape, and what its neighbours see.
+def _read_new_token(raw: str) -> _Read:
+    """A token without what surrounds it, its shape, what its neighbours see, and hints.
 
     Plain words have no shape.
     """
+    hints = hint_at_date(raw) if len(raw) <= MAX_VALUE_CHARACTERS else 0
     token = raw.strip(_AROUND)
     if raw[-1] in _SENTENCE_END:
         seen = "^"
     else:
         seen = token.casefold()[:12] if token.isalpha() else shape(token[:64])
     if not token or (token.islower() and token.isalpha()):
-        return token, "", seen
+        return token, "", seen, hints
     if len(token) <= MAX_VALUE_CHARACTERS:
         token = _without_possessive(token)
-    return token, shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x", seen
+    kind = shape(token) if len(token) <= MAX_VALUE_CHARACTERS else "x"
+    return token, kind, seen, hints
 
 
 _read_token = _Tokens().__getitem__
@@ -302,7 +331,7 @@ def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:
                 left = _neighbour(tokens, part[0] - 1)
                 right = _neighbour(tokens, part[-1] + 1)
                 text = _without_possessive(text[:MAX_VALUE_CHARACTERS])
-                found.append(Span(text, kind, part[0], left, right))
+                found.append((text, kind, part[0], left, right))
     run.clear()
 
 
@@ -318,7 +347,7 @@ def _note_place(run: list[int], tokens: list[str], found: list[Span]) -> None:
         end += 1
     text = " ".join(tokens[run[0] : end]).strip(_AROUND)[:MAX_VALUE_CHARACTERS]
     left, right = _neighbour(tokens, run[0] - 1), _neighbour(tokens, end)
-    found.append(Span(_without_possessive(text), "place", run[0], left, right))
+    found.append((_without_possessive(text), "place", run[0], left, right))
 
 
 def _without_connecting(run: list[int], tokens: list[str]) -> list[list[int]]:

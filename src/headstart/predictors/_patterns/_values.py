@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ._spans import MAX_VALUE_CHARACTERS, NO_WORDS, Span, spans, stems
+from ._spans import MAX_VALUE_CHARACTERS, Sentences, spans, stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Item(NamedTuple):
         left: The word before it, in a text.
         right: The word behind it.
         kin: What stands beside it in its object.
-        near: The words of its sentence, in a text.
+        sentences: The sentences of the text that it stands in.
     """
 
     text: str
@@ -64,7 +64,11 @@ class Item(NamedTuple):
     left: str
     right: str
     kin: Kin
-    near: frozenset[str] = NO_WORDS
+    sentences: Sentences | None = None
+
+
+_make_item = Item._make
+"""Faster than by name, which counts where a text has hundreds of pieces."""
 
 
 class Reading:
@@ -78,27 +82,19 @@ class Reading:
     def add_text(self, source: str, text: str) -> None:
         """Take the pieces of a text that stand out."""
         group = self.new_group()
-        for span in spans(text):
-            self._add_span(f"{source}~{span.kind}", span, group)
-
-    def _add_span(self, source: str, span: Span, group: int) -> None:
-        rank = self._rank(source)
-        if rank < MAX_VALUES:
-            self.items.append(
-                Item(
-                    span.text,
-                    span.text.casefold(),
-                    span.text,
-                    source,
-                    rank,
-                    group,
-                    span.token,
-                    span.left,
-                    span.right,
-                    NO_KIN,
-                    span.near,
-                )
-            )
+        found, sentences = spans(text)
+        ranks, items = self._ranks, self.items
+        named: dict[str, str] = {}
+        for piece, kind, token, left, right in found:
+            name = named.get(kind)
+            if name is None:
+                name = named[kind] = f"{source}~{kind}"
+            rank = ranks.get(name, 0)
+            ranks[name] = rank + 1
+            if rank < MAX_VALUES:
+                folded = piece.casefold()
+                fields = (piece, folded, piece, name, rank, group, token, left, right)
+                items.append(_make_item((*fields, NO_KIN, sentences)))
 
     def add_result(self, tool: str, content: str) -> None:
         """Take the values of a result: fields where it is JSON, else pieces of text."""
@@ -124,18 +120,17 @@ class Reading:
         """Take the values of a JSON value."""
         if len(self.items) >= MAX_VALUES or depth > _MAX_DEPTH:
             return
-        if isinstance(value, dict):
-            self._add_object(source, cast("dict[str, Any]", value), depth)
-        elif isinstance(value, list):
-            for each in cast("list[Any]", value):
-                self.add_json(
-                    f"{source}[]", each, kin=kin, group=group, depth=depth + 1
-                )
-        elif isinstance(value, str):
+        if isinstance(value, str):
             if value and len(value) <= MAX_VALUE_CHARACTERS:
                 self.add_value(source, value, group, kin)
             if len(value) > _TEXT_CHARACTERS and " " in value:
                 self.add_text(source, value)
+        elif isinstance(value, dict):
+            self._add_object(source, cast("dict[str, Any]", value), depth)
+        elif isinstance(value, list):
+            inner = f"{source}[]"
+            for each in cast("list[Any]", value):
+                self.add_json(inner, each, kin=kin, group=group, depth=depth + 1)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             self.add_value(source, value, group, kin)
 
@@ -143,38 +138,33 @@ class Reading:
         group = self.new_group()
         mapping = is_mapping(fields)
         kin = tuple(_kin(fields)) if not mapping else NO_KIN
+        depth += 1
         for key, value in fields.items():
             if len(self.items) >= MAX_VALUES:
                 return
             if not mapping:
-                path = f"{source}.{key}"
-                self.add_json(path, value, kin=kin, group=group, depth=depth + 1)
+                path = _field(source, key)
+                self.add_json(path, value, kin=kin, group=group, depth=depth)
                 continue
             words = stems(key)
             named = (words,) if words else NO_KIN
             self.add_value(f"{source}{{key}}", key, group, NO_KIN)
-            self.add_json(
-                f"{source}{{}}", value, kin=named, group=group, depth=depth + 1
-            )
+            self.add_json(f"{source}{{}}", value, kin=named, group=group, depth=depth)
 
     def add_value(self, source: str, value: Any, group: int, kin: Kin) -> None:
         """Take one value as it is."""
         text = value if isinstance(value, str) else json.dumps(value)
         if len(text) <= MAX_VALUE_CHARACTERS:
-            rank = self._rank(source)
+            rank = self._ranks.get(source, 0)
+            self._ranks[source] = rank + 1
             folded = text.casefold()
-            item = Item(text, folded, value, source, rank, group, -1, "", "", kin)
-            self.items.append(item)
+            item = (text, folded, value, source, rank, group, -1, "", "", kin, None)
+            self.items.append(_make_item(item))
 
     def new_group(self) -> int:
         """Begin another object or text."""
         self._groups += 1
         return self._groups
-
-    def _rank(self, source: str) -> int:
-        rank = self._ranks.get(source, 0)
-        self._ranks[source] = rank + 1
-        return rank
 
 
 def parse(content: str) -> Any:
@@ -193,6 +183,12 @@ def is_failure(content: str) -> bool:
     """Whether a result looks like an error message."""
     head = content[:200]
     return bool(_FAILURE.match(head[:60])) or '"error"' in head[:20]
+
+
+@functools.lru_cache(maxsize=4_096)
+def _field(source: str, key: str) -> str:
+    """The source of an object's field: the same text each time, which is found faster."""
+    return f"{source}.{key}"
 
 
 def is_mapping(fields: dict[str, Any]) -> bool:

@@ -120,12 +120,15 @@ _NOTHING = Scope()
 def logistic(x: float) -> float:
     """From log-odds to a probability."""
     if x >= 0:
-        return 1 / (1 + math.exp(-min(x, 500)))
-    e = math.exp(max(x, -500))
+        return 1 / (1 + math.exp(max(-500, -x)))
+    e = math.exp(max(-500, x))
     return e / (1 + e)
 
 
 def logit(p: float) -> float:
     """From a probability to log-odds, kept finite."""
-    p = min(max(p, 1e-4), 1 - 1e-4)
+    if p < 1e-4:
+        p = 1e-4
+    elif p > 1 - 1e-4:
+        p = 1 - 1e-4
     return math.log(p / (1 - p))
