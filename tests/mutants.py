@@ -1762,7 +1762,7 @@ MUTANTS = [
         "_thread_guard.py",
         "        if barrier.effective_state is BarrierState.FLUSHED:\n            return None\n        return UnconfirmedCall",
         "        return UnconfirmedCall",
-        "tests/effects/test_holding.py",
+        "tests/effects/test_tripwire.py",
     ),
     Mutant(
         "... nor does that of a lost thread",
@@ -1770,7 +1770,7 @@ MUTANTS = [
         "_thread_guard.py",
         "    if note is None or note.barrier.effective_state is BarrierState.FLUSHED:\n        return None\n    return UnconfirmedCall",
         "    if note is None:\n        return None\n    return UnconfirmedCall",
-        "tests/effects/test_threads.py",
+        "tests/effects/test_tripwire.py",
     ),
     Mutant(
         "plain threads are noted",
@@ -1988,14 +1988,6 @@ MUTANTS = [
         "_tripwire.py",
         '    return function == "__del__" or (\n        function == "__call__" and file.endswith(f"{os.sep}weakref.py")\n    )',
         "    return False",
-        "tests/effects/test_tripwire.py",
-    ),
-    Mutant(
-        "threads that lost their call are found",
-        "barrier:fail-closed",
-        "_tripwire.py",
-        "    guard_threads()\n    sys.addaudithook",
-        "    sys.addaudithook",
         "tests/effects/test_tripwire.py",
     ),
 ]

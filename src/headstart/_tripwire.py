@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ._barrier import WriteBarrier
 from ._errors import UsageError
 from ._seams import Seam
-from ._thread_guard import guard_threads, is_passing, unconfirmed_call
+from ._thread_guard import is_passing, unconfirmed_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,8 +223,7 @@ def _install() -> None:
     with _lock:
         if _seam is not None:
             return
-        _seam = Seam("tripwire")
-    guard_threads()
+        _seam = Seam("tripwire")  # which has plain threads noted as well
     sys.addaudithook(_hook)
 
 

@@ -27,6 +27,7 @@ import weakref
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -407,6 +408,34 @@ async def test_each_line_is_found_once(folder):
     assert len(findings) == 1
 
 
+def in_a_plain_thread():
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+
+
+def in_a_pool():
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(write).result()
+
+
+async def in_an_executor():
+    await asyncio.get_running_loop().run_in_executor(None, write)
+
+
+async def in_a_thread_with_its_context():
+    await anyio.to_thread.run_sync(write)
+
+
+async def in_a_task():
+    await asyncio.create_task(asyncio.to_thread(write))
+
+
+async def in_a_callback():
+    asyncio.get_running_loop().call_soon(write)
+    await asyncio.sleep(0)
+
+
 async def test_outside_of_calls_and_in_real_ones_it_says_nothing(folder):
     confirmed = anyio.Event()
 
@@ -423,6 +452,48 @@ async def test_outside_of_calls_and_in_real_ones_it_says_nothing(folder):
         assert (await Agent(model, [tool_of(post)]).run("Go.")).text == "Done."
         async with ToolCallSpeculator(tool_of(post), "{}") as guess:
             confirmed = anyio.Event()
+            guess.confirm()
+            confirmed.set()
+            assert await guess.wait() == "posted"
+    assert findings == []
+
+
+@pytest.mark.parametrize("escape", [in_a_plain_thread, in_a_pool, in_an_executor])
+async def test_a_confirmed_calls_thread_is_not_found_though_it_lost_its_call(
+    folder, escape
+):
+    confirmed = anyio.Event()
+
+    async def post() -> str:
+        await confirmed.wait()
+        outcome = escape()
+        if asyncio.iscoroutine(outcome):
+            await outcome
+        return "posted"
+
+    with tripwire(deny=True) as findings:
+        async with ToolCallSpeculator(tool_of(post), "{}") as guess:
+            await anyio.lowlevel.checkpoint()
+            guess.confirm()
+            confirmed.set()
+            assert await guess.wait() == "posted"
+    assert findings == []
+
+
+async def test_a_thread_that_outlives_the_hold_of_its_call_is_not_found(folder):
+    confirmed = threading.Event()
+
+    def late():
+        confirmed.wait()
+        write()
+
+    async def post() -> str:
+        await asyncio.get_running_loop().run_in_executor(None, late)
+        return "posted"
+
+    with tripwire(deny=True) as findings:
+        async with ToolCallSpeculator(tool_of(post), "{}") as guess:
+            await anyio.sleep(0.01)
             guess.confirm()
             confirmed.set()
             assert await guess.wait() == "posted"
@@ -487,34 +558,6 @@ async def test_what_a_seam_lets_pass_is_not_found(folder):
     assert await events_of(in_tasks) == set()
     assert {path.name for path in folder.iterdir()} == {"old", *"abcdefg"}
     assert await events_of(write) == {"open"}
-
-
-def in_a_plain_thread():
-    thread = threading.Thread(target=write)
-    thread.start()
-    thread.join()
-
-
-def in_a_pool():
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pool.submit(write).result()
-
-
-async def in_an_executor():
-    await asyncio.get_running_loop().run_in_executor(None, write)
-
-
-async def in_a_thread_with_its_context():
-    await anyio.to_thread.run_sync(write)
-
-
-async def in_a_task():
-    await asyncio.create_task(asyncio.to_thread(write))
-
-
-async def in_a_callback():
-    asyncio.get_running_loop().call_soon(write)
-    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
