@@ -1077,8 +1077,8 @@ MUTANTS = [
         "a hold that ends before its verdict gives its call up",
         "engine:same-transcript",
         "_seams.py",
-        '                call.discard(f"{effect} no longer waited at the seam {self.name!r}")\n',
-        "",
+        '                if not call.discard(f"{effect} no longer waited at {self.name!r}"):',
+        "                if True:",
         "tests/effects/test_holding.py",
     ),
     Mutant(

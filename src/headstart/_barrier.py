@@ -326,11 +326,11 @@ def _leave(core: _Core, waiter: _Waiter) -> None:
 
 
 def _announce_abandoned_wait(core: _Core) -> None:
-    """Tell that the call whose barrier this is waits no longer, with no verdict."""
+    """Tell that the call whose barrier this is waits no longer, and saw no verdict."""
     callback, here = core.on_abandoned_wait, _current.get()
     if (
         callback is not None
-        and core.state() is HELD
+        and core.state() is not DENIED
         and here is not None
         and _core_of(here) is core
     ):
@@ -346,10 +346,13 @@ async def _wait(core: _Core, *, patient: bool = False) -> None:
             try:
                 _announce_wait(core)
                 await settled.wait()
-            finally:
-                _leave(core, waiter)
+            except BaseException:
+                # It may be flushed by now: after the cancellation, before this line.
                 if not patient:
                     _announce_abandoned_wait(core)
+                raise
+            finally:
+                _leave(core, waiter)
     elif state is FLUSHED:
         await anyio.lowlevel.checkpoint()
     if core.state() is not FLUSHED:
@@ -368,8 +371,8 @@ def _wait_blocking(
                 settled = waiter.wait(timeout)
             finally:
                 _leave(core, waiter)
-                if not patient:
-                    _announce_abandoned_wait(core)
+            if not (settled or patient) and core.state() is HELD:
+                _announce_abandoned_wait(core)
             if not settled and core.state() is HELD:
                 msg = f"The write barrier {core.name!r} is still held."
                 raise TimeoutError(msg)
@@ -563,8 +566,9 @@ class WriteBarrier:
         """Call `callback` when the call that runs under this barrier gives up waiting.
 
         That is: a wait here ends in the call's own context (where `current_barrier()` is
-        this one) while the barrier is held, by a time limit or a cancellation of the
-        call's own. It is called in the task or thread that waited.
+        this one) by a time limit or a cancellation of the call's own, without having seen
+        a verdict. The barrier may have been flushed at that very moment. It is called
+        in the task or thread that waited.
         """
         self._core.on_abandoned_wait = callback
 
@@ -631,6 +635,13 @@ class running_in:  # noqa: N801 - reads as a statement, and is a class for its s
 async def wait_patiently(barrier: WriteBarrier) -> None:
     """Wait for a verdict, for somebody who gives the call up himself if he stops."""
     await _wait(_core_of(barrier), patient=True)
+
+
+def tell_abandoned_wait() -> None:
+    """Tell that the call that runs here waits no longer, and saw no verdict."""
+    here = _current.get()
+    if here is not None:
+        _announce_abandoned_wait(_core_of(here))
 
 
 def wait_patiently_blocking(barrier: WriteBarrier, timeout: float | None) -> None:

@@ -293,7 +293,12 @@ class ToolCallSpeculator:
     def _note_impatience(self) -> None:
         # A tool with a time limit of its own around its wait would tell of that, and
         # the call be adopted without its effect, because holding it took long.
-        self.barrier.deny("its tool stopped waiting for the verdict")
+        if self.barrier.deny("its tool stopped waiting for the verdict"):
+            return
+        # Without conditions, it was flushed after the wait was cancelled: the tool
+        # goes on as if it was held, so the call ends here and is made again.
+        if self._gate is self.barrier:
+            call_in_loop(self._loop, self.abort)
 
     def _hold(self) -> None:
         self.held_at = self._now()

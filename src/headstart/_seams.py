@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from ._barrier import BarrierState, wait_patiently, wait_patiently_blocking
+from ._barrier import (
+    BarrierState,
+    tell_abandoned_wait,
+    wait_patiently,
+    wait_patiently_blocking,
+)
 from ._errors import DiscardedError, UsageError, WriteDenied
 from ._thread_guard import UnconfirmedCall, guard_threads, unconfirmed_call
 from ._tools import current_context, in_own_thread, run_in_thread
@@ -239,7 +244,8 @@ class Seam:
         except anyio.get_cancelled_exc_class():
             if call.barrier.effective_state is not BarrierState.DENIED:
                 outcome = "cancelled"
-                call.discard(f"{effect} no longer waited at the seam {self.name!r}")
+                if not call.discard(f"{effect} no longer waited at {self.name!r}"):
+                    tell_abandoned_wait()
             raise
         finally:
             self._end(outcome)
