@@ -1077,8 +1077,9 @@ MUTANTS = [
         "a hold that ends before its verdict gives its call up",
         "engine:same-transcript",
         "_seams.py",
-        '                if not call.discard(f"{effect} no longer waited at {self.name!r}"):',
-        "                if True:",
+        '                if not call.discard(f"{effect} no longer waited at {self.name!r}"):\n'
+        "                    tell_abandoned_wait()\n",
+        "",
         "tests/effects/test_holding.py",
     ),
     Mutant(
@@ -1087,6 +1088,14 @@ MUTANTS = [
         "_call_speculation.py",
         "        self._gate.on_abandoned_wait(self._note_impatience)\n",
         "",
+        "tests/test_call_speculation.py",
+    ),
+    Mutant(
+        "... and also where it is flushed meanwhile",
+        "engine:same-transcript",
+        "_call_speculation.py",
+        "            call_in_loop(self._loop, self.abort)\n",
+        "            pass\n",
         "tests/test_call_speculation.py",
     ),
     Mutant(

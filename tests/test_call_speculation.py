@@ -845,6 +845,21 @@ async def test_a_call_that_is_confirmed_while_it_waits_is_adopted():
         assert await guess.adopt() == "patient"
 
 
+@pytest.mark.parametrize("early", [0, 1, 2, 3])
+async def test_a_flush_while_a_tool_stops_waiting_does_not_adopt_what_it_tells(early):
+    async with ToolCallSpeculator(impatient, "{}") as guess:
+        await anyio.sleep_until(guess.started_at + 1)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(early):  # who is first at one moment depends on the event loop
+            await anyio.lowlevel.checkpoint()
+        await anyio.sleep_until(guess.started_at + 2)
+        try:
+            told = await guess.adopt()
+        except SpeculationError:
+            told = "made again"
+    assert told in ("patient", "made again")
+
+
 async def test_a_confirmed_call_that_stops_waiting_for_a_condition_tells_so_itself():
     approval = WriteBarrier(name="approval")
     async with ToolCallSpeculator(impatient, "{}", conditions=[approval]) as guess:
