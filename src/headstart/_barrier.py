@@ -11,6 +11,8 @@ Rules of this file:
 4. `__del__` may run anywhere, even inside rule 3 in the same thread. It never waits
    for the lock: it leaves its barrier in `_dropped`, which whoever has the lock empties.
 5. In doubt, deny: a dropped owner, a forked process, an exception on the way out.
+
+Over 600 lines: whatever touches a state stands in one file with the lock of rule 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Tools: functions that a model may call, with what they touch declared."""
+"""Tools: functions that a model may call, with what they touch declared.
+
+Over 600 lines, a fifth of them docstrings. The threads of sync tools would be the first
+to move out.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ Rules of this file:
    its deltas are held, its launches are under its barrier, nobody learns from it.
 3. Discarding goes from the root outward: denying a turn's barrier ends, by itself, all
    that stands on it; what follows is book-keeping.
+
+Over 600 lines: what starts a turn and what discards it are read together, by rule 1.
 """
 
 from __future__ import annotations
