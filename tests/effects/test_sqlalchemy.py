@@ -1,5 +1,6 @@
 """What engines commit is held, seen from a second connection to a real database."""
 
+import asyncio
 import contextlib
 from functools import partial
 
@@ -7,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, StaticPool
@@ -584,6 +585,75 @@ async def test_an_engine_that_was_disposed_is_held_as_before(driver, at):
             await db.until_held()
             assert db.outside.rows() == []
         assert db.outside.rows() == []
+
+
+def pool_events(db):
+    """What a pool does with its connections from now on."""
+    seen = []
+    for name in ("connect", "invalidate", "close", "reset"):
+        event.listen(
+            db.engine.sync_engine.pool, name, lambda *_, name=name: seen.append(name)
+        )
+    return seen
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_a_discarded_call_leaves_its_connection_and_no_task(driver, at):
+    async with opened(at(driver), driver) as db:
+        await db.post("real")
+        seen, tasks = pool_events(db), asyncio.all_tasks()
+        for _ in range(3):
+            async with ToolCallSpeculator(tool_of(db.post), "{}"):
+                await db.until_held()
+            assert asyncio.all_tasks() == tasks
+            assert db.checked_out == 0
+        assert set(seen) == {"reset"}
+        assert db.outside.rows() == ["real"]
+
+
+SLOW = {
+    "asyncpg": "SELECT pg_sleep(0.2)",
+    "psycopg": "SELECT pg_sleep(0.2)",
+    "aiosqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+    " WHERE i < 600000) SELECT max(i) FROM n",
+}
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_a_call_discarded_while_it_reads_leaves_no_task(driver, at):
+    async with opened(at(driver), driver) as db:
+        started = anyio.Event()
+
+        async def look() -> str:
+            async with db.engine.begin() as connection:
+                started.set()
+                await connection.exec_driver_sql(SLOW[driver])
+            return "seen"
+
+        tasks = asyncio.all_tasks()
+        async with ToolCallSpeculator(tool_of(look), "{}"):
+            await started.wait()
+            await anyio.sleep(0.02)
+        assert asyncio.all_tasks() == tasks
+        assert db.checked_out == 0
+        assert await db.post("real") == ["real"]
+
+
+async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(at, monkeypatch):
+    monkeypatch.setattr("headstart.effects.sqlalchemy.RETURN", 0.05)
+    async with opened(at("asyncpg"), "asyncpg") as db:
+        await db.post("real")
+        seen = pool_events(db)
+        with pytest.MonkeyPatch.context() as patch:
+            async with ToolCallSpeculator(tool_of(db.post), "{}"):
+                await db.until_held()
+                patch.setattr(
+                    "asyncpg.transaction.Transaction.rollback",
+                    lambda _: anyio.sleep_forever(),
+                )
+        assert seen == ["reset", "invalidate", "close"]
+        assert db.checked_out == 0
+        assert await db.post("real") == ["real", "real"]
 
 
 @pytest.mark.parametrize("driver", ASYNC)

@@ -16,6 +16,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+import anyio
+
+from headstart._barrier import current_barrier
 from headstart._errors import UsageError
 from headstart._seams import MAX_HOLD, Seam
 from headstart._thread_guard import UnconfirmedCall, passing, unconfirmed_call
@@ -28,6 +31,7 @@ try:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import NullPool, Pool, QueuePool
     from sqlalchemy.util import await_only
+    from sqlalchemy.util.concurrency import in_greenlet
 except ModuleNotFoundError as error:
     msg = 'Please install `sqlalchemy`: pip install "headstart[sqlalchemy]".'
     raise ImportError(msg) from error
@@ -41,6 +45,9 @@ HoldAt: TypeAlias = Literal["commit", "write"]
 
 UNLIMITED = 5
 """Connections that unconfirmed calls may have of a pool that has no limit itself."""
+
+RETURN = 2.0
+"""Seconds that a cancelled call may take to roll back, or to close a connection."""
 
 _HELD = "headstart_held"
 _PLACE = "headstart_place"  # in the `info` of a connection that is checked out
@@ -119,6 +126,8 @@ class HeldEngine:
         self._gate_statements(engine)
         self._gate_commits()
         self._gate_prepared()
+        if self._dialect.is_async:
+            self._shield_returns()
 
     def __repr__(self) -> str:
         return f"<HeldEngine {self._dialect.name} {self.hold_at} {self.seam!r}>"
@@ -257,6 +266,16 @@ class HeldEngine:
         dialect.do_commit_twophase = held_commit
         dialect.do_rollback_twophase = held_rollback
 
+    def _shield_returns(self) -> None:
+        """Let a cancelled call return its connection as it should be returned.
+
+        A tool call is cancelled by a scope, which cancels every await of the way out as
+        well: the rollback, so that the connection is lost; and then its closing, which
+        leaves a task of aiosqlite behind that nothing ever ends.
+        """
+        for name in ("do_rollback", "do_close", "do_terminate"):
+            setattr(self._dialect, name, _shielded(getattr(self._dialect, name)))
+
     def _on_two_phase(self, *_: Any) -> None:
         if unconfirmed_call() is not None:
             self.hold("a two-phase COMMIT")
@@ -270,6 +289,20 @@ class HeldEngine:
             return self._dialect.detect_autocommit_setting(driver)
         except NotImplementedError:
             return True
+
+
+def _shielded(end: Callable[[Any], None]) -> Callable[[Any], None]:
+    def shielded(dbapi_connection: Any) -> None:
+        if current_barrier() is None or not in_greenlet():
+            end(dbapi_connection)
+            return
+        with anyio.move_on_after(RETURN, shield=True) as scope:
+            end(dbapi_connection)
+        if scope.cancelled_caught:
+            msg = f"A connection could not be returned within {RETURN} s."
+            raise TimeoutError(msg)
+
+    return shielded
 
 
 def _own_place(info: Any, call: UnconfirmedCall) -> Place | None:
