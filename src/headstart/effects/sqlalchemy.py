@@ -296,7 +296,7 @@ def _shielded(end: Callable[[Any], None]) -> Callable[[Any], None]:
         if current_barrier() is None or not in_greenlet():
             end(dbapi_connection)
             return
-        with anyio.move_on_after(RETURN, shield=True) as scope:
+        with anyio.move_on_after(RETURN, shield=True) as scope:  # noqa: ASYNC100 - greenlets await
             end(dbapi_connection)
         if scope.cancelled_caught:
             msg = f"A connection could not be returned within {RETURN} s."
