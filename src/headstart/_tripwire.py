@@ -19,7 +19,7 @@ import sysconfig
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._barrier import WriteBarrier
 from ._errors import UsageError
@@ -27,7 +27,7 @@ from ._seams import Seam
 from ._thread_guard import is_passing, unconfirmed_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import FrameType
 
     from ._thread_guard import UnconfirmedCall
@@ -335,6 +335,25 @@ def _place_of(frame: FrameType | None) -> tuple[str, int] | None:
             break  # what called the tool
         frame = frame.f_back
     return package or innermost
+
+
+def place_in(coroutine: Coroutine[Any, Any, Any]) -> tuple[str, int] | None:
+    """The line of the tool's code at which a coroutine of it waits."""
+    place, inner = None, cast("Any", coroutine)
+    while (frame := _frame_of(inner)) is not None:
+        if is_own(frame.f_code.co_filename):
+            place = frame.f_code.co_filename, frame.f_lineno
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    return place
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is neither the standard library's, a package's nor headstart's."""
+    return _kind_of(file) == "own"
+
+
+def _frame_of(coroutine: Any) -> FrameType | None:
+    return getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
 
 
 def _is_by_chance(file: str, function: str) -> bool:

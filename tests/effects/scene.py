@@ -104,7 +104,9 @@ async def opened(url: str, driver: str, engine=None, **options):
     table = f"headstart_{os.getpid()}_{next(_numbers)}"
     kind, _, rest = url.partition(":")
     name = f"{kind}+{driver.removesuffix('-sync')}:{rest}"
-    settings = {"pool_size": 4, "max_overflow": 0, **(engine or {})}
+    settings = engine or {}
+    if "poolclass" not in settings:
+        settings = {"pool_size": 4, "max_overflow": 0, **settings}
     asynchronous = driver in ("asyncpg", "aiosqlite", "psycopg")
     outside = Outside(url, table)
     try:

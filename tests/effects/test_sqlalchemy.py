@@ -349,6 +349,69 @@ async def test_a_prepared_transaction_is_held_before_it_is_prepared(at):
             assert db.outside.rows() == ["a"]
             await guess.adopt()
         assert db.outside.rows() == ["a", "b"]
+        db.outside.run("BEGIN")
+        db.outside.run(f"INSERT INTO {db.table} VALUES ('c')")
+        db.outside.run("PREPARE TRANSACTION 'headstart'")
+
+        def forget() -> str:
+            with db.engine.connect() as connection:
+                connection.rollback_prepared("headstart", recover=True)
+            return "forgotten"
+
+        prepared = "SELECT gid FROM pg_prepared_xacts"
+        async with ToolCallSpeculator(tool_of(forget), "{}") as guess:
+            await until(lambda: db.seam.counts.holding or guess.ended)
+            assert db.outside.run(prepared) == [("headstart",)]
+            await guess.adopt()
+        assert db.outside.run(prepared) == []
+
+
+@pytest.mark.parametrize("driver", SERVED)
+async def test_what_a_listener_makes_of_a_statement_is_held(driver, at):
+    async with opened(at(driver), driver) as db:
+
+        @event.listens_for(db.engine.sync_engine, "before_cursor_execute", retval=True)
+        def change(_, __, statement, parameters, *___):
+            written = f"INSERT INTO {db.table} VALUES ('listened')"
+            return statement.replace("SELECT 1", written), parameters
+
+        async def look() -> str:
+            async with db.engine.begin() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+            return "looked"
+
+        async with ToolCallSpeculator(tool_of(look), "{}") as guess:
+            await until(lambda: db.seam.counts.holding or guess.ended)
+            assert db.outside.rows() == []
+            await guess.adopt()
+        assert db.outside.rows() == ["listened"]
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_a_call_does_not_write_on_the_connection_of_another(driver, at):
+    async with opened(at(driver), driver) as db:
+        lent, written = [], anyio.Event()
+
+        async def lend() -> str:
+            async with db.engine.connect() as connection:
+                await connection.execute(db.select)
+                lent.append(connection)
+                await written.wait()
+                await connection.commit()
+            return "lent"
+
+        async def borrow() -> str:
+            await lent[0].execute(db.insert, {"word": "guessed"})
+            return "borrowed"
+
+        async with ToolCallSpeculator(tool_of(lend), "{}") as lender:
+            await until(lambda: lent)
+            async with ToolCallSpeculator(tool_of(borrow), "{}") as guess:
+                await until(lambda: db.seam.counts.holding or guess.ended)
+                assert not guess.ended
+            written.set()
+            await lender.adopt()
+        assert db.outside.rows() == []
 
 
 async def with_a_raw_connection(db):
@@ -639,20 +702,40 @@ async def test_a_call_discarded_while_it_reads_leaves_no_task(driver, at):
         assert await db.post("real") == ["real"]
 
 
-async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(at, monkeypatch):
+@pytest.mark.parametrize(
+    ("driver", "rollback"),
+    [
+        ("asyncpg", "asyncpg.transaction.Transaction.rollback"),
+        ("psycopg", "psycopg.AsyncConnection.rollback"),
+        ("aiosqlite", "aiosqlite.Connection.rollback"),
+    ],
+)
+async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(
+    driver, rollback, at, monkeypatch
+):
     monkeypatch.setattr("headstart.effects.sqlalchemy.RETURN", 0.05)
-    async with opened(at("asyncpg"), "asyncpg") as db:
+    async with opened(at(driver), driver) as db:
         await db.post("real")
-        seen = pool_events(db)
+        seen, tasks = pool_events(db), asyncio.all_tasks()
         with pytest.MonkeyPatch.context() as patch:
             async with ToolCallSpeculator(tool_of(db.post), "{}"):
                 await db.until_held()
-                patch.setattr(
-                    "asyncpg.transaction.Transaction.rollback",
-                    lambda _: anyio.sleep_forever(),
-                )
-        assert seen == ["reset", "invalidate", "close"]
+                patch.setattr(rollback, lambda _: anyio.sleep_forever())
+        assert seen[-2:] == ["invalidate", "close"]
+        assert asyncio.all_tasks() == tasks
         assert db.checked_out == 0
+        assert await db.post("real") == ["real", "real"]
+
+
+@pytest.mark.parametrize("driver", ASYNC)
+async def test_a_discarded_call_closes_a_connection_without_a_pool(driver, at):
+    async with opened(at(driver), driver, engine={"poolclass": NullPool}) as db:
+        await db.post("real")
+        seen, tasks = pool_events(db), asyncio.all_tasks()
+        async with ToolCallSpeculator(tool_of(db.post), "{}"):
+            await db.until_held()
+        assert asyncio.all_tasks() == tasks
+        assert seen == ["connect", "reset", "close"]
         assert await db.post("real") == ["real", "real"]
 
 

@@ -1,5 +1,6 @@
 """Each kind of careless tool is caught, in its phase; each careful one is not."""
 
+import asyncio
 import pickle
 import uuid
 
@@ -127,6 +128,57 @@ async def test_a_tool_that_never_waits_is_told_so(world):
     assert error.observers == ("seen_count",)
     assert "never waited at its barrier, and changed something" in str(error)
     assert "~ value: 0 -> 1" in str(error)
+
+
+async def test_a_file_written_too_early_is_named_by_its_line(world, tmp_path):
+    async def post(ctx: ToolContext) -> str:
+        await anyio.sleep(1.0)
+        (tmp_path / "note.txt").write_text("hi")
+        world.posts.append("hi")
+        await ctx.barrier.wait()
+        return "posted"
+
+    error = await refused(world, gated(post))
+    [finding] = error.findings
+    line = post.__code__.co_firstlineno + 2
+    assert (finding.event, finding.line) == ("open", line)
+    assert f"{__file__}:{line} was {finding.what}" in str(error)
+    assert pickle.loads(pickle.dumps(error)).findings == error.findings
+
+
+@pytest.mark.real_time
+async def test_a_connection_that_a_package_opens_is_named_by_the_tool_s_line(world):
+    async def post() -> str:
+        await asyncio.sleep(0)
+        async with await anyio.connect_tcp("127.0.0.1", port):
+            world.posts.append("hi")
+        return "posted"
+
+    async def accept(stream) -> None:
+        await stream.aclose()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        tasks.start_soon(listener.serve, accept)
+        error = await refused(world, gated(post))
+        tasks.cancel_scope.cancel()
+    line = post.__code__.co_firstlineno + 2
+    assert {(it.file, it.line) for it in error.findings} == {(__file__, line)}
+
+
+async def test_what_a_safe_call_does_once_confirmed_is_no_finding(world, tmp_path):
+    async def post(ctx: ToolContext) -> str:
+        await ctx.barrier.wait()
+        (tmp_path / "note.txt").write_text("hi")
+        world.posts.append(object())
+        return str(len(world.posts))
+
+    error = await refused(world, gated(post))
+    assert error.phase == "flushed"
+    assert error.findings == ()
 
 
 async def test_a_read_that_writes_is_seen_when_it_is_thrown_away(world):

@@ -15,7 +15,7 @@ import copy
 import inspect
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -34,13 +34,14 @@ from headstart._tools import (
     disowned_threads,
     run_in_thread,
 )
+from headstart._tripwire import Arming, Finding, is_own, place_in
 
 from ._changes import Change, changes_between, observers_of, report
 from ._observers import DatabaseObserver, take_snapshot
 from ._stepping import Stepping, StubbornError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from headstart._calls import ToolResult
 
@@ -72,6 +73,7 @@ class UnsafeToolError(Pickling, AssertionError):
             `plain`, `cancelled at await 3`, `cancelled at await 2 after the flush`.
         observers: The names of the observers that saw it.
         changes: What they saw.
+        findings: What the tripwire saw meanwhile: the lines that it may have come from.
         advice: What to do.
     """
 
@@ -82,18 +84,23 @@ class UnsafeToolError(Pickling, AssertionError):
         tool: str = "",
         phase: str = "",
         changes: Iterable[Change] = (),
+        findings: Iterable[Finding] = (),
         advice: str = "",
     ) -> None:
         self.tool = tool
         self.phase = phase
         self.changes = tuple(changes)
         self.observers = observers_of(self.changes)
+        self.findings = tuple(findings)
         self.advice = advice
         parts = [f"The tool {tool!r} is not shown to be safe: {what}"]
         parts.append(f"phase:  {phase}")
         if self.changes:
             indented = report(self.changes).replace("\n", "\n  ")
             parts.append(f"seen:\n  {indented}")
+            if self.findings:
+                places = (f"{it.file}:{it.line} was {it.what}" for it in self.findings)
+                parts.append("\n  ".join(("before it was confirmed:", *places)))
         parts.append(f"to do:  {advice}")
         super().__init__("\n".join(parts))
 
@@ -114,8 +121,20 @@ class Trial:
     swallowed: int = 0  # awaits since it was cancelled
     error: BaseException | None = None
     changes: tuple[Change, ...] = ()
+    findings: list[Finding] = field(default_factory=list["Finding"])
+    coroutine: Coroutine[Any, Any, Any] | None = None
     early: ToolResult | None = None
     value: Any = None
+
+    def note(self, finding: Finding) -> None:
+        """Take what the tripwire saw, with a line of the tool's if it has none."""
+        place = None
+        if self.coroutine is not None and not is_own(finding.file):
+            place = place_in(self.coroutine)
+        if place is not None:
+            finding = replace(finding, file=place[0], line=place[1])
+        if finding not in self.findings:
+            self.findings.append(finding)
 
 
 class Trials:
@@ -172,16 +191,17 @@ class Trials:
             moved.set()
 
         failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            guess.launch(group, on_hold=on_hold, on_end=moved.set)
-            group.start_soon(interruption.carry_out, guess)
-            try:
-                await self._drive(run, guess, approval, moved, before)
-            except Exception as error:  # noqa: BLE001 - raised below, in no group
-                failure = error
-            finally:
-                interruption.scope.cancel()
-                self._abandon(guess, approval)
+        with Arming(deny=False, on_finding=run.note):
+            async with anyio.create_task_group() as group:
+                guess.launch(group, on_hold=on_hold, on_end=moved.set)
+                group.start_soon(interruption.carry_out, guess)
+                try:
+                    await self._drive(run, guess, approval, moved, before)
+                except Exception as error:  # noqa: BLE001 - raised below, in no group
+                    failure = error
+                finally:
+                    interruption.scope.cancel()
+                    self._abandon(guess, approval)
         run.error, run.value, run.early = guess.error, guess.value, guess.early_result
         if failure is not None:
             raise failure
@@ -294,7 +314,7 @@ class Trials:
                 context = current_context()
                 speculative = context is not None and context.speculative
                 return await run_in_thread(call, speculative=speculative)
-            coroutine = tool.function(*args, **kwargs)
+            run.coroutine = coroutine = tool.function(*args, **kwargs)
             return await Stepping(coroutine, on_step, lambda: run.swallowed > STUBBORN)
 
         watched = copy.copy(tool)
@@ -396,6 +416,7 @@ class Trials:
             tool=self.tool.name,
             phase=phase or run.phase,
             changes=changes,
+            findings=run.findings,
             advice=advice,
         )
         error.__cause__ = run.error if isinstance(run.error, Exception) else None
