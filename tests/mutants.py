@@ -2192,4 +2192,12 @@ MUTANTS = [
         "    return False",
         "tests/effects/test_tripwire.py",
     ),
+    Mutant(
+        "a connection that a package opens is named by the tool's line",
+        "engine:contained",
+        "testing/_trials.py",
+        "        if self.coroutine is not None and not is_own(finding.file):",
+        "        if False:",
+        "tests/testing/test_safety.py",
+    ),
 ]
