@@ -1,7 +1,7 @@
-"""PostgreSQL and redis for tests and benchmarks: one that is named, or one of our own.
+"""Servers for tests and benchmarks: one that is named, or one of our own.
 
-`HEADSTART_TEST_POSTGRES_URL` and `HEADSTART_TEST_REDIS_URL` name servers to use; tests
-only touch what they made there. Without them a server is started from the binaries of
+`HEADSTART_TEST_POSTGRES_URL`, `HEADSTART_TEST_MARIADB_URL` and `HEADSTART_TEST_REDIS_URL`
+name PostgreSQL, MariaDB and redis to use; tests only touch what they made there. Without them a server is started from the binaries of
 this machine, without root's rights, on a free port of the loopback interface and in a
 directory of its own. It ends with this process, however that ends: it hangs on a pipe.
 """
@@ -160,6 +160,64 @@ def open_postgres() -> Iterator[str]:
 
         with running(command, is_ready, end_by="INT", log=home / "log") as port:
             yield f"postgresql://headstart@127.0.0.1:{port}/postgres"
+
+
+@contextlib.contextmanager
+def open_mariadb() -> Iterator[str]:
+    """The URL of a MariaDB, `mysql://...`, with a user who may do everything.
+
+    Raises:
+        NoServerError: There is none, or it does not start.
+    """
+    named = os.environ.get("HEADSTART_TEST_MARIADB_URL")
+    if named:
+        yield named
+        return
+    # Servers are not always on the path of who may not use them.
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    server, install = (
+        shutil.which(name, path=path) for name in ("mariadbd", "mariadb-install-db")
+    )
+    if server is None or install is None:
+        raise NoServerError("MariaDB is not installed")
+    with directory() as home:
+        data = home / "data"
+        made = subprocess.run(
+            [
+                *(install, "--no-defaults", f"--datadir={data}", "--skip-test-db"),
+                "--auth-root-authentication-method=normal",
+            ],
+            check=False,
+            cwd=home,
+            capture_output=True,
+            text=True,
+            **rights(),
+        )
+        if made.returncode:
+            raise NoServerError(f"mariadb-install-db failed: {made.stderr.strip()}")
+        options = {
+            "datadir": data,
+            "bind-address": "127.0.0.1",
+            "socket": home / "socket",
+            "pid-file": home / "pid",
+            "tmpdir": home,
+            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-buffer-pool-size": "16M",
+        }
+
+        def command(port: int) -> list[str]:
+            settings = [f"--{name}={value}" for name, value in options.items()]
+            return [server, "--no-defaults", f"--port={port}", *settings]
+
+        def is_ready(port: int) -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port), 1.0) as probe:
+                    return len(probe.recv(8)) > 0  # it greets first
+            except OSError:
+                return False
+
+        with running(command, is_ready, end_by="TERM", log=home / "log") as port:
+            yield f"mysql://root@127.0.0.1:{port}/mysql"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import sqlite3
 
 import anyio
 import psycopg
-from sqlalchemy import create_engine, text
+import pymysql
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from headstart import Effect, Tool
@@ -36,13 +37,19 @@ class Outside:
             self.connection = sqlite3.connect(
                 url.partition("///")[2], isolation_level=None, timeout=5
             )
+        elif url.startswith("mysql"):
+            self.connection = _connect_to_mariadb(url)
         else:
             self.connection = psycopg.connect(url, autocommit=True)
         self.run(f"CREATE TABLE {table} (word VARCHAR(30))")
 
     def run(self, statement: str) -> list[tuple]:
-        cursor = self.connection.execute(statement)
-        return cursor.fetchall() if cursor.description else []
+        if isinstance(self.connection, pymysql.Connection):
+            cursor = self.connection.cursor()
+            cursor.execute(statement)
+        else:
+            cursor = self.connection.execute(statement)
+        return list(cursor.fetchall()) if cursor.description else []
 
     def rows(self) -> list[str]:
         found = self.run(f"SELECT word FROM {self.table} ORDER BY word")
@@ -58,6 +65,17 @@ class Outside:
     def close(self) -> None:
         self.run(f"DROP TABLE {self.table}")
         self.connection.close()
+
+
+def _connect_to_mariadb(url: str) -> pymysql.Connection:
+    at = make_url(url)
+    return pymysql.connect(
+        host=at.host,
+        port=at.port,
+        user=at.username,
+        database=at.database,
+        autocommit=True,
+    )
 
 
 class Database:
@@ -100,14 +118,14 @@ class Database:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, driver: str, engine=None, **options):
-    """A database at `url` by a driver: `asyncpg`, `aiosqlite`, `psycopg`, `pysqlite`."""
+    """A database at `url` by a driver: `asyncpg`, `aiosqlite`, `aiomysql`, `psycopg`."""
     table = f"headstart_{os.getpid()}_{next(_numbers)}"
     kind, _, rest = url.partition(":")
     name = f"{kind}+{driver.removesuffix('-sync')}:{rest}"
     settings = engine or {}
     if "poolclass" not in settings:
         settings = {"pool_size": 4, "max_overflow": 0, **settings}
-    asynchronous = driver in ("asyncpg", "aiosqlite", "psycopg")
+    asynchronous = driver in ("asyncpg", "aiosqlite", "aiomysql", "psycopg")
     outside = Outside(url, table)
     try:
         if asynchronous:

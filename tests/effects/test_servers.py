@@ -10,8 +10,12 @@ from urllib.parse import urlsplit
 import pytest
 from tests import servers
 
-KINDS = {"postgres": servers.open_postgres, "redis": servers.open_redis}
-NAMES = ["HEADSTART_TEST_POSTGRES_URL", "HEADSTART_TEST_REDIS_URL"]
+KINDS = {
+    "postgres": servers.open_postgres,
+    "mariadb": servers.open_mariadb,
+    "redis": servers.open_redis,
+}
+NAMES = [f"HEADSTART_TEST_{kind.upper()}_URL" for kind in KINDS]
 
 
 def answers(url):

@@ -132,6 +132,12 @@ MYSQL = [
     ("SELECT @a := 1", OTHER),
     ("SELECT get_lock('a', 1)", OTHER),
     ("TRUNCATE t", OTHER),
+    ("SELECT IF(a, 1, 2), NOW(), DATE_FORMAT(a, '%%Y') FROM t", READS),
+    ("SELECT last_insert_id(4)", OTHER),
+    ("SELECT NEXT VALUE FOR s", WRITES),
+    ("START TRANSACTION", OTHER),
+    ("SET autocommit = 1", OTHER),
+    ("DO release_lock('a')", OTHER),
 ]
 ELSEWHERE = [("SELECT 1", OTHER), ("SELECT 1 KILL 53", OTHER), ("COMMIT", OTHER)]
 TABLE = [

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import String, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, StaticPool
@@ -32,8 +32,8 @@ from .scene import opened, tool_of, until
 
 pytestmark = pytest.mark.real_time
 
-ASYNC = ["asyncpg", "psycopg", "aiosqlite"]
-SERVED = ["asyncpg", "psycopg"]
+ASYNC = ["asyncpg", "psycopg", "aiosqlite", "aiomysql"]
+SERVED = ["asyncpg", "psycopg", "aiomysql"]
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def at(request, tmp_path):
     def url_for(driver):
         if "sqlite" in driver:
             return f"sqlite:///{tmp_path}/file.db"
+        if "mysql" in driver:
+            return request.getfixturevalue("mariadb_url")
         return request.getfixturevalue("postgres_url")
 
     return url_for
@@ -76,7 +78,7 @@ async def test_what_a_discarded_call_wrote_is_gone_with_its_connection_returned(
 
 @pytest.mark.parametrize("driver", SERVED)
 async def test_a_tool_reads_its_own_writes_while_its_commit_is_held(driver, at):
-    async with opened(at(driver), driver) as db:
+    async with opened(at(driver), driver, hold_at="commit") as db:
         seen = []
 
         async def post() -> str:
@@ -171,7 +173,7 @@ class Base(DeclarativeBase):
 class Note(Base):
     __tablename__ = "headstart_notes"
     id: Mapped[int] = mapped_column(primary_key=True)
-    word: Mapped[str]
+    word: Mapped[str] = mapped_column(String(30))
 
 
 @pytest.mark.parametrize("driver", ASYNC)
@@ -258,14 +260,43 @@ ENDINGS = {
         with_an_option,
         "WITH a AS (INSERT INTO {} VALUES ('a') RETURNING 1) SELECT * FROM a",
     ),
+    "a beginning, on MariaDB": (
+        in_a_transaction,
+        "INSERT INTO {} VALUES ('a')",
+        "START TRANSACTION",
+    ),
+    "a lock, on MariaDB": (
+        in_a_transaction,
+        "INSERT INTO {} VALUES ('a')",
+        "LOCK TABLES {} READ",
+    ),
+    "a setting, on MariaDB": (
+        in_a_transaction,
+        "INSERT INTO {} VALUES ('a')",
+        "SET autocommit = 1",
+    ),
+    "a definition, on MariaDB": (
+        in_a_transaction,
+        "INSERT INTO {} VALUES ('a')",
+        "ALTER TABLE {} ADD COLUMN other INT DEFAULT 1",
+    ),
 }
+NOT_ON_MARIADB = {"an END with a comment", "a CTE"}
+ONLY_ON_MARIADB = {ending for ending in ENDINGS if "MariaDB" in ending}
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("driver", SERVED)
+@pytest.mark.parametrize(
+    ("driver", "ending"),
+    [
+        (driver, ending)
+        for driver in SERVED
+        for ending in ENDINGS
+        if ending not in (NOT_ON_MARIADB if "mysql" in driver else ONLY_ON_MARIADB)
+    ],
+)
 async def test_whatever_else_commits_is_held(driver, at, ending):
     run, *statements = ENDINGS[ending]
-    async with opened(at(driver), driver) as db:
+    async with opened(at(driver), driver, hold_at="commit") as db:
 
         async def post() -> str:
             await run(db, *(statement.format(db.table) for statement in statements))
@@ -319,6 +350,23 @@ async def test_hold_at_write_locks_nothing(driver, at):
         assert db.outside.rows() == ["b"]
 
 
+@pytest.mark.parametrize("engine", ["InnoDB", "MyISAM"])
+async def test_on_mariadb_writes_are_held_even_where_no_rollback_undoes_them(
+    engine, at
+):
+    async with opened(at("aiomysql"), "aiomysql") as db:
+        assert db.held.hold_at == "write"
+        db.outside.run(f"ALTER TABLE {db.table} ENGINE = {engine}")
+        async with ToolCallSpeculator(tool_of(db.post), "{}"):
+            await db.until_held()
+            assert db.outside.rows() == []
+        assert db.outside.rows() == []
+        async with ToolCallSpeculator(tool_of(db.post), "{}") as guess:
+            await db.until_held()
+            await guess.adopt()
+        assert db.outside.rows() == ["posted"]
+
+
 async def test_a_prepared_transaction_is_held_before_it_is_prepared(at):
     async with opened(at("psycopg-sync"), "psycopg-sync") as db:
 
@@ -368,7 +416,7 @@ async def test_a_prepared_transaction_is_held_before_it_is_prepared(at):
 
 @pytest.mark.parametrize("driver", SERVED)
 async def test_what_a_listener_makes_of_a_statement_is_held(driver, at):
-    async with opened(at(driver), driver) as db:
+    async with opened(at(driver), driver, hold_at="commit") as db:
 
         @event.listens_for(db.engine.sync_engine, "before_cursor_execute", retval=True)
         def change(_, __, statement, parameters, *___):
@@ -677,6 +725,7 @@ async def test_a_discarded_call_leaves_its_connection_and_no_task(driver, at):
 SLOW = {
     "asyncpg": "SELECT pg_sleep(0.2)",
     "psycopg": "SELECT pg_sleep(0.2)",
+    "aiomysql": "SELECT SLEEP(0.2)",
     "aiosqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
     " WHERE i < 600000) SELECT max(i) FROM n",
 }
@@ -708,6 +757,7 @@ async def test_a_call_discarded_while_it_reads_leaves_no_task(driver, at):
         ("asyncpg", "asyncpg.transaction.Transaction.rollback"),
         ("psycopg", "psycopg.AsyncConnection.rollback"),
         ("aiosqlite", "aiosqlite.Connection.rollback"),
+        ("aiomysql", "aiomysql.Connection.rollback"),
     ],
 )
 async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(

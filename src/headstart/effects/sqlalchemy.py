@@ -13,7 +13,9 @@ not undo: see `docs/effects.md`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
@@ -37,7 +39,7 @@ except ModuleNotFoundError as error:
     raise ImportError(msg) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ("HeldEngine", "hold_commits")
 
@@ -51,6 +53,7 @@ RETURN = 2.0
 
 _HELD = "headstart_held"
 _PLACE = "headstart_place"  # in the `info` of a connection that is checked out
+_is_opening: ContextVar[bool] = ContextVar("headstart_opening", default=False)
 _TRANSACTIONAL = frozenset({"postgresql", "mysql", "mariadb"})
 
 
@@ -72,8 +75,10 @@ def hold_commits(
             is known to read, so that each waits.
         hold_at: `"commit"` holds the COMMIT: a tool reads what it wrote, and its rows stay
             locked meanwhile. `"write"` holds the first statement that is not known to
-            read: nothing is locked. The default is `"commit"`, and `"write"` where a
-            transaction that waits would keep everybody else from writing: on SQLite.
+            read: nothing is locked. The default is `"commit"` on PostgreSQL, and
+            `"write"` elsewhere: on SQLite a transaction that waits would keep everybody
+            else from writing, on MySQL and MariaDB a rollback undoes no write to a table
+            whose engine has no transactions.
         connections: How many connections calls that are not confirmed may have at once,
             so that others find one. Half of what the pool may open, unless told.
         functions: SQL functions of yours that only read, by name.
@@ -149,7 +154,7 @@ class HeldEngine:
         try:
             if not place.is_open:
                 self._wait("a connection", place)
-            with passing():
+            with passing(), _opening():
                 connection = open_connection()
         except BaseException:
             place.end()
@@ -197,7 +202,7 @@ class HeldEngine:
 
     def _on_statement(self, connection: Connection, statement: str) -> None:
         call = unconfirmed_call()
-        if call is None:
+        if call is None or _is_opening.get():
             return
         kind = classify(statement, self._dialect.name, self._functions)
         if kind is Kind.READS:
@@ -291,6 +296,16 @@ class HeldEngine:
             return True
 
 
+@contextlib.contextmanager
+def _opening() -> Iterator[None]:
+    """Let pass what SQLAlchemy itself asks a connection that it opens."""
+    token = _is_opening.set(True)
+    try:
+        yield
+    finally:
+        _is_opening.reset(token)
+
+
 def _shielded(end: Callable[[Any], None]) -> Callable[[Any], None]:
     def shielded(dbapi_connection: Any) -> None:
         if current_barrier() is None or not in_greenlet():
@@ -325,7 +340,7 @@ def _read_hold_at(hold_at: HoldAt | None, dialect: str) -> HoldAt:
             'not known. Use hold_at="write".'
         )
         raise UsageError(msg)
-    return hold_at or ("commit" if dialect in _TRANSACTIONAL else "write")
+    return hold_at or ("commit" if dialect == "postgresql" else "write")
 
 
 def _read_connections(connections: int | None, pool: Pool) -> int:
