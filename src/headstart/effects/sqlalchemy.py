@@ -39,7 +39,7 @@ except ModuleNotFoundError as error:
     raise ImportError(msg) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 __all__ = ("HeldEngine", "hold_commits")
 
@@ -297,7 +297,7 @@ class HeldEngine:
 
 
 @contextlib.contextmanager
-def _opening() -> Iterator[None]:
+def _opening() -> Generator[None, None, None]:
     """Let pass what SQLAlchemy itself asks a connection that it opens."""
     token = _is_opening.set(True)
     try:
