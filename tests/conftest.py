@@ -10,7 +10,7 @@ import pytest
 import trio.testing
 from hypothesis import HealthCheck, settings
 
-from headstart._tools import disowned_threads
+from headstart._threads import disowned_threads
 from headstart.testing import VirtualLoop
 
 settings.register_profile(

@@ -373,7 +373,7 @@ MUTANTS = [
     Mutant(
         "a tool without resource keys touches everything",
         "engine:no-stale-read",
-        "_tools.py",
+        "_resources.py",
         "    if templates is None:\n        return EVERYTHING",
         "    if templates is None:\n        return NOTHING",
         SIMULATION,
@@ -381,7 +381,7 @@ MUTANTS = [
     Mutant(
         "resource keys overlap whichever is the wider",
         "engine:no-stale-read",
-        "_tools.py",
+        "_resources.py",
         "    return any(_covers(a, b) or _covers(b, a) for a in left for b in right)",
         "    return any(_covers(a, b) for a in left for b in right)",
         SIMULATION,

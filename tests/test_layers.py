@@ -18,6 +18,8 @@ LAYERS = {
     "_messages": 1,
     "_events": 1,
     "_barrier": 1,
+    "_resources": 1,
+    "_threads": 1,
     "_clock": 1,
     "_chat_answer": 3,
     "_tools": 2,

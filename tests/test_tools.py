@@ -24,14 +24,9 @@ from headstart import (
 )
 from headstart._barrier import running_in
 from headstart._errors import ToolDefinitionError
-from headstart._tools import (
-    EVERYTHING,
-    NOTHING,
-    InvalidArgumentsError,
-    _ThreadCall,
-    disowned_threads,
-    overlaps,
-)
+from headstart._resources import EVERYTHING, NOTHING, overlaps
+from headstart._threads import _ThreadCall, disowned_threads
+from headstart._tools import InvalidArgumentsError
 
 
 def context(barrier=None, **options):
@@ -629,7 +624,7 @@ async def test_cancelling_a_sync_tool_lets_its_thread_go_and_counts_it():
 async def test_a_call_that_is_cancelled_before_its_thread_starts_never_runs(
     monkeypatch,
 ):
-    monkeypatch.setattr("headstart._tools.THREADS", 1)
+    monkeypatch.setattr("headstart._threads.THREADS", 1)
     started, release = threading.Event(), threading.Event()
     runs = []
 
@@ -663,7 +658,7 @@ def test_a_thread_that_comes_to_a_call_already_let_go_does_not_run_it():
 
 @pytest.mark.real_time
 async def test_launched_calls_cannot_take_the_threads_of_real_ones(monkeypatch):
-    monkeypatch.setattr("headstart._tools.THREADS", 2)
+    monkeypatch.setattr("headstart._threads.THREADS", 2)
     release = threading.Event()
 
     def hang():

@@ -18,7 +18,7 @@ from headstart import (
     ToolResult,
     WriteBarrier,
 )
-from headstart._tools import EVERYTHING, NOTHING
+from headstart._resources import EVERYTHING, NOTHING
 from headstart._turn import CallAssembler, DeltaRelay, Slot, Turn, touched
 from headstart.predictors import ResultPrediction
 

@@ -69,12 +69,12 @@ from ._policy import (
 )
 from ._result_speculation import ResultSpeculator as ResultSpeculator
 from ._session import Session as Session
+from ._threads import disowned_threads as disowned_threads
 from ._tools import (
     Effect as Effect,
     Tool as Tool,
     ToolContext as ToolContext,
     current_context as current_context,
-    disowned_threads as disowned_threads,
     tool as tool,
 )
 

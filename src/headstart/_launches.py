@@ -31,7 +31,8 @@ from ._events import (
 )
 from ._lifecycle import SpeculationState
 from ._policy import REST_S, Candidate, Cause, Experience, Policy, is_overload
-from ._tools import Effect, InvalidArgumentsError, Tool, overlaps
+from ._resources import overlaps
+from ._tools import Effect, InvalidArgumentsError, Tool
 from ._turn import Launch, Slot, Turn, touched
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
     from ._barrier import WriteBarrier
     from ._calls import ToolResult
-    from ._tools import ArgumentsFingerprint, ResourceKeys
+    from ._resources import ResourceKeys
+    from ._tools import ArgumentsFingerprint
 
 logger = logging.getLogger("headstart")
 

@@ -29,7 +29,8 @@ from ._barrier import (
 )
 from ._errors import DiscardedError, UsageError, WriteDenied
 from ._thread_guard import UnconfirmedCall, guard_threads, unconfirmed_call
-from ._tools import current_context, in_own_thread, run_in_thread
+from ._threads import in_own_thread, run_in_thread
+from ._tools import current_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,14 +1,9 @@
-"""Tools: functions that a model may call, with what they touch declared.
-
-Over 600 lines, a fifth of them docstrings. The threads of sync tools would be the first
-to move out.
-"""
+"""Tools: functions that a model may call, with what they touch declared."""
 
 from __future__ import annotations
 
 import enum
 import inspect
-import string
 import threading
 from contextvars import ContextVar
 from functools import partial
@@ -17,7 +12,6 @@ from typing import (
     Annotated,
     Any,
     Generic,
-    TypeAlias,
     get_args,
     get_origin,
     get_type_hints,
@@ -27,7 +21,6 @@ from typing import (
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
-import anyio.to_thread
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from typing_extensions import TypeVar
@@ -42,6 +35,8 @@ from ._calls import (
     same_value,
 )
 from ._errors import ToolDefinitionError
+from ._resources import NOTHING, ResourceKeys, as_strings, read_templates, render_keys
+from ._threads import in_own_thread, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -78,22 +73,6 @@ class Effect(enum.Enum):
                 f"{', '.join(effect.name for effect in cls)}."
             )
             raise ToolDefinitionError(msg, tool=tool) from None
-
-
-ResourceKeys: TypeAlias = frozenset[str]
-"""What a call touches. `"incident"` covers `"incident:7"`, and `""` covers all."""
-
-EVERYTHING: ResourceKeys = frozenset({""})
-NOTHING: ResourceKeys = frozenset()
-
-
-def overlaps(left: ResourceKeys, right: ResourceKeys) -> bool:
-    """Whether two sets of resource keys have anything in common."""
-    return any(_covers(a, b) or _covers(b, a) for a in left for b in right)
-
-
-def _covers(wide: str, narrow: str) -> bool:
-    return not wide or wide == narrow or narrow.startswith(wide + ":")
 
 
 class ToolContext(Generic[Deps]):
@@ -171,7 +150,7 @@ class ToolContext(Generic[Deps]):
             ValueError: The value cannot be rendered as a result.
         """
         result = self._render(value)
-        if _thread_run.active:
+        if in_own_thread():
             anyio.from_thread.run_sync(self.receive_early_result, result)
         elif self._home is not None and self._home[0] != threading.get_ident():
             anyio.from_thread.run_sync(
@@ -225,89 +204,6 @@ def current_context() -> ToolContext[Any] | None:
     neither a plain `threading.Thread` nor an executor.
     """
     return _running.get()
-
-
-class _ThreadFlag(threading.local):
-    active = False
-
-
-_thread_run = _ThreadFlag()
-_limiters: anyio.lowlevel.RunVar[dict[bool, anyio.CapacityLimiter]]
-_limiters = anyio.lowlevel.RunVar("headstart_limiters")
-_disowned = 0
-_disowned_lock = threading.Lock()
-
-THREADS = 40
-"""Threads for sync tools an event loop: as many for launched calls as for real ones."""
-
-
-def disowned_threads() -> int:
-    """How many threads still run a sync tool whose call was cancelled.
-
-    A thread cannot be killed. It is let go, and its held effects are denied.
-    """
-    return _disowned
-
-
-def _limiter(*, speculative: bool) -> anyio.CapacityLimiter:
-    try:
-        limiters = _limiters.get()
-    except LookupError:
-        limiters = {kind: anyio.CapacityLimiter(THREADS) for kind in (False, True)}
-        _limiters.set(limiters)
-    return limiters[speculative]
-
-
-class _ThreadCall:
-    """One run of a sync function in a thread, which may be let go."""
-
-    __slots__ = ("ended", "function", "let_go", "started")
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
-        self.started = self.ended = self.let_go = False
-
-    def __call__(self) -> Any:
-        global _disowned  # noqa: PLW0603 - a count of the process's threads
-        with _disowned_lock:
-            if self.let_go:
-                return None
-            self.started = True
-        _thread_run.active = True
-        try:
-            return self.function()
-        finally:
-            _thread_run.active = False
-            with _disowned_lock:
-                self.ended = True
-                if self.let_go:
-                    _disowned -= 1
-
-    def abandon(self) -> None:
-        global _disowned  # noqa: PLW0603
-        with _disowned_lock:
-            self.let_go = True
-            if self.started and not self.ended:
-                _disowned += 1
-
-
-def in_own_thread() -> bool:
-    """Whether this is a thread of the limiters that sync tools run in."""
-    return _thread_run.active
-
-
-async def run_in_thread(function: Callable[[], Any], *, speculative: bool) -> Any:
-    """Run `function` in a thread for sync tools, let go if this is cancelled."""
-    call = _ThreadCall(function)
-    try:
-        result = await anyio.to_thread.run_sync(
-            call, abandon_on_cancel=True, limiter=_limiter(speculative=speculative)
-        )
-    except anyio.get_cancelled_exc_class():
-        call.abandon()
-        raise
-    # An async function in a decorator that does not say so returns its coroutine.
-    return await result if inspect.isawaitable(result) else result
 
 
 class InvalidArgumentsError(ValueError):
@@ -379,7 +275,9 @@ class Tool:
         self.max_age = max_age
         self.max_concurrency = max_concurrency
         self.cost_usd = cost_usd
-        self.ignore_arguments = _as_strings(ignore_arguments, "ignore_arguments", self)
+        self.ignore_arguments = as_strings(
+            ignore_arguments, "ignore_arguments", self.name
+        )
         self.timeout = timeout
         self.is_async = inspect.iscoroutinefunction(function) or (
             inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
@@ -397,8 +295,8 @@ class Tool:
             self._model, parameters = _arguments_model(self.name, fields)
         self.parameters = parameters
         names = None if self._model is None else set(fields)
-        self._reads = _read_templates(reads, "reads", self, names)
-        self._writes = _read_templates(writes, "writes", self, names)
+        self._reads = read_templates(reads, "reads", self.name, names)
+        self._writes = read_templates(writes, "writes", self.name, names)
         if deterministic and self.effect is not Effect.READ:
             msg = f"The tool {self.name!r} is deterministic, so it has to be READ."
             raise ToolDefinitionError(msg, tool=self.name)
@@ -471,13 +369,13 @@ class Tool:
 
     def read_keys(self, arguments: dict[str, Any]) -> ResourceKeys:
         """The resources that a call reads, or depends on before its effect."""
-        return _render_keys(self._reads, arguments)
+        return render_keys(self._reads, arguments)
 
     def write_keys(self, arguments: dict[str, Any]) -> ResourceKeys:
         """The resources that a call changes."""
         if self.effect is Effect.READ:
             return NOTHING
-        return _render_keys(self._writes, arguments)
+        return render_keys(self._writes, arguments)
 
     def invoke(
         self, context: ToolContext[Any], arguments: dict[str, Any]
@@ -576,64 +474,6 @@ def _arguments_model(
     except (PydanticUserError, NameError, TypeError, ValueError) as error:
         msg = f"The parameters of the tool {name!r} have no JSON schema: {error}"
         raise ToolDefinitionError(msg, tool=name) from error
-
-
-def _as_strings(value: Sequence[str], option: str, tool: Tool) -> tuple[str, ...]:
-    if isinstance(value, str):
-        msg = f"The option {option!r} of the tool {tool.name!r} is a list of strings."
-        raise ToolDefinitionError(msg, tool=tool.name)
-    return tuple(value)
-
-
-def _read_templates(
-    templates: Sequence[str] | None, option: str, tool: Tool, known: set[str] | None
-) -> tuple[str, ...] | None:
-    if templates is None:
-        return None
-    templates = _as_strings(templates, option, tool)
-    for template in templates:
-        try:
-            names = [part[1] for part in string.Formatter().parse(template)]
-        except ValueError as error:
-            msg = f"The resource key {template!r} of the tool {tool.name!r}: {error}."
-            raise ToolDefinitionError(msg, tool=tool.name) from error
-        for name in names:
-            if name is not None and (
-                not name.isidentifier() or (known is not None and name not in known)
-            ):
-                msg = (
-                    f"The resource key {template!r} of the tool {tool.name!r} uses "
-                    f"{name!r}, which is none of its parameters."
-                )
-                raise ToolDefinitionError(msg, tool=tool.name)
-    return templates
-
-
-def _render_keys(
-    templates: tuple[str, ...] | None, arguments: dict[str, Any]
-) -> ResourceKeys:
-    if templates is None:
-        return EVERYTHING
-    keys: set[str] = set()
-    for template in templates:
-        names = {part[1] for part in string.Formatter().parse(template)} - {None}
-        values = {str(name): _key_part(arguments.get(str(name))) for name in names}
-        if None in values.values():
-            return EVERYTHING
-        try:
-            keys.add(template.format_map(values))
-        except Exception:  # noqa: BLE001 - a format that does not fit the value
-            return EVERYTHING
-    return frozenset(keys)
-
-
-def _key_part(value: Any) -> Any:
-    """A value as other tools would write it, whatever types they declare."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 @overload

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._calls import ToolCall, ToolResult, decode_arguments
 from ._messages import CallDelta, Message, ModelDelta
-from ._tools import EVERYTHING, NOTHING, ResourceKeys, Tool, overlaps
+from ._resources import EVERYTHING, NOTHING, ResourceKeys, overlaps
 from .predictors import ResultPrediction
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._messages import DeltaReceiver, ModelRequest, ModelResponse
     from ._policy import Cause
     from ._result_speculation import ResultSpeculator
-    from ._tools import ArgumentsFingerprint
+    from ._tools import ArgumentsFingerprint, Tool
 
 
 class Launch:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from headstart import Effect, Tool, ToolContext, UsageError, WriteDenied, tool
-from headstart._tools import run_in_thread
+from headstart._threads import run_in_thread
 from headstart.effects import Seam, hold, hold_blocking
 from headstart.testing import UnsafeToolError, assert_speculation_safe
 

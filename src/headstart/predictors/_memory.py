@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from headstart._calls import canonical_arguments
 from headstart._errors import UsageError
-from headstart._tools import (
-    EVERYTHING,
-    NOTHING,
-    Effect,
-    InvalidArgumentsError,
-    ResourceKeys,
-    Tool,
-    overlaps,
-)
+from headstart._resources import EVERYTHING, NOTHING, ResourceKeys, overlaps
+from headstart._tools import Effect, InvalidArgumentsError, Tool
 
 from ._predictor import Conversation, Prediction, ResultPrediction
 from ._tally import Chances, ended_calls, result_of

@@ -22,7 +22,7 @@ import anyio
 
 from headstart._barrier import blocked_threads
 from headstart._errors import UsageError
-from headstart._tools import disowned_threads
+from headstart._threads import disowned_threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

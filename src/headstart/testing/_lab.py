@@ -28,7 +28,8 @@ from headstart._errors import Pickling, UsageError
 from headstart._events import EventLog, Summary, summarize
 from headstart._messages import ModelRequest
 from headstart._policy import LimitPolicy
-from headstart._tools import Tool, current_context, run_in_thread
+from headstart._threads import run_in_thread
+from headstart._tools import Tool, current_context
 from headstart.predictors import Prediction, ResultPrediction
 
 from ._changes import Change, Reference, changes_between, report

@@ -27,13 +27,8 @@ from headstart._barrier import BarrierState, WriteBarrier
 from headstart._call_speculation import ToolCallSpeculator
 from headstart._errors import Pickling
 from headstart._lifecycle import SpeculationState
-from headstart._tools import (
-    Effect,
-    Tool,
-    current_context,
-    disowned_threads,
-    run_in_thread,
-)
+from headstart._threads import disowned_threads, run_in_thread
+from headstart._tools import Effect, Tool, current_context
 from headstart._tripwire import Arming, Finding, is_own, place_in
 
 from ._changes import Change, changes_between, observers_of, report
