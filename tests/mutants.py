@@ -1975,6 +1975,14 @@ MUTANTS = [
         "tests/effects/test_sqlalchemy.py",
     ),
     Mutant(
+        "a statement of SQLite ends with its call",
+        "engine:contained",
+        "effects/sqlalchemy.py",
+        "            _interrupt(dbapi_connection)\n",
+        "",
+        "tests/effects/test_sqlalchemy.py",
+    ),
+    Mutant(
         "a rollback does not hang",
         "engine:contained",
         "effects/sqlalchemy.py",

@@ -722,6 +722,7 @@ async def test_a_discarded_call_leaves_its_connection_and_no_task(driver, at):
         assert db.outside.rows() == ["real"]
 
 
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 SLOW = {
     "asyncpg": "SELECT pg_sleep(0.2)",
     "psycopg": "SELECT pg_sleep(0.2)",
@@ -747,6 +748,26 @@ async def test_a_call_discarded_while_it_reads_leaves_no_task(driver, at):
             await started.wait()
             await anyio.sleep(0.02)
         assert asyncio.all_tasks() == tasks
+        assert db.checked_out == 0
+        assert await db.post("real") == ["real"]
+
+
+async def test_a_discarded_call_does_not_wait_for_a_long_statement_of_sqlite(
+    at, monkeypatch
+):
+    monkeypatch.setattr("headstart.effects.sqlalchemy.RETURN", None)
+    async with opened(at("aiosqlite"), "aiosqlite") as db:
+        started = anyio.Event()
+
+        async def look() -> str:
+            async with db.engine.begin() as connection:
+                started.set()
+                await connection.exec_driver_sql(ENDLESS)
+            return "seen"
+
+        async with ToolCallSpeculator(tool_of(look), "{}"):
+            await started.wait()
+            await anyio.sleep(0.05)
         assert db.checked_out == 0
         assert await db.post("real") == ["real"]
 

@@ -311,13 +311,23 @@ def _shielded(end: Callable[[Any], None]) -> Callable[[Any], None]:
         if current_barrier() is None or not in_greenlet():
             end(dbapi_connection)
             return
-        with anyio.move_on_after(RETURN, shield=True) as scope:  # noqa: ASYNC100 - greenlets await
+        with anyio.move_on_after(RETURN, shield=True) as scope:  # noqa: ASYNC100 - see await_only
+            _interrupt(dbapi_connection)
             end(dbapi_connection)
         if scope.cancelled_caught:
             msg = f"A connection could not be returned within {RETURN} s."
             raise TimeoutError(msg)
 
     return shielded
+
+
+def _interrupt(dbapi_connection: Any) -> None:
+    """End the statement of SQLite that a cancelled call has left to its thread."""
+    driver = getattr(dbapi_connection, "driver_connection", None)
+    interrupt = getattr(driver, "interrupt", None)
+    if interrupt is not None:
+        with contextlib.suppress(ValueError):  # it is closed
+            await_only(interrupt())
 
 
 def _own_place(info: Any, call: UnconfirmedCall) -> Place | None:
