@@ -10,6 +10,10 @@ READS, WRITES, OTHER = Kind
 POSTGRESQL = [
     # Reading
     ("SELECT 1", READS),
+    ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) TABLE n", READS),
+    ("WITH n(i) AS (SELECT f(1)) SELECT i FROM n", OTHER),
+    ("WITH n(i) AS (SELECT 1), m(i) AS (SELECT 2) SELECT i FROM n", OTHER),
+    ("SELECT * FROM n, f(1) AS (i int)", OTHER),
     ("select * from accounts where id = $1::INTEGER", READS),
     ("SELECT accounts.id FROM accounts WHERE accounts.id IN ($1, $2) LIMIT $3", READS),
     ("  (SELECT 1) UNION ALL (SELECT 2)  ; ", READS),

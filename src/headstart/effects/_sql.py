@@ -568,7 +568,7 @@ def _judge_call(tokens: list[_Token], index: int, functions: frozenset[str]) -> 
     while start >= 2 and tokens[start - 1].value == ".":
         start -= 2
     before = tokens[start - 1].value if start else ""
-    if before in ("AS", "::", "INTO"):
+    if before in ("AS", "::", "INTO", "WITH", "RECURSIVE"):
         return Kind.READS  # an alias, a type or a table, with its columns
     qualified = start != index and tokens[start].value != "PG_CATALOG"
     if token.kind != "word" or qualified or index - start > 2:
