@@ -18,9 +18,39 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from headstart._barrier import BarrierState, WriteBarrier
+from headstart._errors import UsageError
 
 if TYPE_CHECKING:
     from headstart._thread_guard import UnconfirmedCall
+
+UNLIMITED = 5
+"""Connections that unconfirmed calls may have of a pool that has no limit itself."""
+
+RETURN = 2.0
+"""Seconds that a cancelled call may take to roll back, or to close a connection."""
+
+
+def read_connections(connections: int | None, limit: int | None) -> int:
+    """How many connections unconfirmed calls may have of a pool.
+
+    Args:
+        connections: As the user says; `None` for half of the pool.
+        limit: How many the pool opens; `None` for any number.
+
+    Raises:
+        UsageError: None would be left to others.
+    """
+    if connections is None:
+        if limit is None:
+            return UNLIMITED
+        return max(1, limit // 2) if limit > 1 else 0
+    if connections < 0 or (limit is not None and connections >= limit):
+        msg = (
+            f"connections={connections!r} has to be 0 or more, and leave at least one "
+            f"connection of the pool to others: it opens {limit or 'any number'}."
+        )
+        raise UsageError(msg)
+    return connections
 
 
 class Place:

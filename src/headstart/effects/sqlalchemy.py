@@ -25,7 +25,7 @@ from headstart._errors import UsageError
 from headstart._seams import MAX_HOLD, Seam
 from headstart._thread_guard import UnconfirmedCall, passing, unconfirmed_call
 
-from ._places import Place, Places
+from ._places import RETURN, Place, Places, read_connections
 from ._sql import Kind, classify
 
 try:
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 __all__ = ("HeldEngine", "hold_commits")
 
 HoldAt: TypeAlias = Literal["commit", "write"]
-
-UNLIMITED = 5
-"""Connections that unconfirmed calls may have of a pool that has no limit itself."""
-
-RETURN = 2.0
-"""Seconds that a cancelled call may take to roll back, or to close a connection."""
 
 _HELD = "headstart_held"
 _PLACE = "headstart_place"  # in the `info` of a connection that is checked out
@@ -359,17 +353,7 @@ def _read_connections(connections: int | None, pool: Pool) -> int:
         overflow = cast("int", getattr(pool, "_max_overflow", -1))
         if pool.size() > 0 and overflow >= 0:
             limit = pool.size() + overflow
-    if connections is None:
-        if limit is None:
-            return UNLIMITED
-        return max(1, limit // 2) if limit > 1 else 0
-    if connections < 0 or (limit is not None and connections >= limit):
-        msg = (
-            f"connections={connections!r} has to be 0 or more, and leave at least one "
-            f"connection of the pool to others: it opens {limit or 'any number'}."
-        )
-        raise UsageError(msg)
-    return connections
+    return read_connections(connections, limit)
 
 
 def _check_pool(pool: Pool) -> None:
