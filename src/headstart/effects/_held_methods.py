@@ -57,24 +57,31 @@ class Methods:
         real = getattr(self._kind, name)
         held, connection_of, give_up = self._held, self._connection_of, self._give_up
 
-        @wraps(real)
-        async def method(this: Any, *args: Any, **options: Any) -> Any:
+        async def held_method(this: Any, args: Arguments, options: Options) -> Any:
             connection = connection_of(this)
-            call = unconfirmed_call()
-            if call is None and not (rule.ends and current_barrier() is not None):
-                held.touch(connection)
-                result = await real(this, *args, **options)
-            else:
-                text = self._text_of(this, args, options) if rule.reads else None
-                with await held.admit(connection, rule, text):
-                    work = partial(real, this, *args, **options)
-                    if rule.ends:
-                        result = await shielded(work, partial(give_up, connection))
-                    else:
-                        result = await work()
+            text = self._text_of(this, args, options) if rule.reads else None
+            with await held.admit(connection, rule, text):
+                work = partial(real, this, *args, **options)
+                if rule.ends:
+                    result = await shielded(work, partial(give_up, connection))
+                else:
+                    result = await work()
             if made is not None:
                 made(result)
             return result
+
+        # Not itself a coroutine function, which would cost a frame for each await. What
+        # is called outside of a call and awaited in it is refused where it is sent.
+        @wraps(real)
+        def method(this: Any, *args: Any, **options: Any) -> Any:
+            if (
+                unconfirmed_call() is None
+                and made is None
+                and not (rule.ends and current_barrier() is not None)
+            ):
+                held.touch(connection_of(this))
+                return real(this, *args, **options)
+            return held_method(this, args, options)
 
         return method
 

@@ -121,6 +121,7 @@ class HeldStatements:
         self._owners: WeakKeyDictionary[Any, ref[WriteBarrier]] = WeakKeyDictionary()
         self._taken: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
         self._classes: dict[type, type] = {}
+        self._guarded: dict[type, type] = {}
 
     def __repr__(self) -> str:
         return f"<HeldStatements {self.seam!r}>"
@@ -134,13 +135,29 @@ class HeldStatements:
         kind: Any = type(thing)
         held = self._classes.get(kind)
         if held is None:
+            if getattr(kind, HELD, None) is self:
+                return
             # The names are the old ones: people read them in logs.
             names = {"__slots__": (), "__module__": kind.__module__, HELD: self}
             held = type(kind)(kind.__name__, (kind,), names | make_methods(kind))
             self._classes[kind] = held
-            self._classes[held] = held
-        if held is not kind:
-            thing.__class__ = held
+        thing.__class__ = held
+
+    def guard(self, thing: Any, methods: dict[str, Any]) -> None:
+        """Add what would cost too much where no unconfirmed call has a thing."""
+        kind: Any = type(thing)
+        guarded = self._guarded.get(kind)
+        if guarded is None:
+            names = {"__slots__": (), "__module__": kind.__module__, GUARDED: kind}
+            guarded = type(kind)(kind.__name__, (kind,), names | methods)
+            self._guarded[kind] = guarded
+        thing.__class__ = guarded
+
+    def unguard(self, thing: Any) -> None:
+        """Take away what `guard` added."""
+        kind = getattr(type(thing), GUARDED, None)
+        if kind is not None:
+            thing.__class__ = kind
 
     # Whose a connection is
 
@@ -155,7 +172,7 @@ class HeldStatements:
 
     def touch(self, connection: Any) -> None:
         """Note that somebody who is not an unconfirmed call uses a connection."""
-        if self._owners:
+        if self._owners.data:  # not its length, which takes long: each statement asks
             self._owners.pop(connection, None)
 
     def may_send(self, connection: Any, call: UnconfirmedCall) -> bool:
@@ -265,22 +282,25 @@ class HeldStatements:
 
     def has_place(self, connection: Any) -> bool:
         """Whether a call that was not confirmed took a connection."""
-        return connection in self._taken
+        return bool(self._taken.data) and connection in self._taken
 
     @contextmanager
     def giving_back(self, connection: Any) -> Iterator[None]:
         """Let a block give a connection back to its pool, and its place with it."""
+        # Before it is back: somebody may have it when the pool returns from this.
         self._owners.pop(connection, None)
+        place = self._taken.pop(connection, None)
+        self.unguard(connection)
         try:
             with sending(EVERYTHING):
                 yield
         finally:
-            place = self._taken.pop(connection, None)
             if place is not None:
                 place.end()
 
 
 HELD = "_headstart_held"
+GUARDED = "_headstart_guarded"
 _FREE = nullcontext()
 _UNKNOWN = (
     "the seam does not know by what method: use those of the connection and of what it "

@@ -12,7 +12,7 @@ connection that the call took from the pool. Everything else waits before it is 
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from headstart._barrier import current_barrier
@@ -75,7 +75,6 @@ PREPARED: dict[str, tuple[str, Rule]] = {
     for name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval")
 }
 TRANSACTION: dict[str, tuple[str, Rule]] = {
-    "__aenter__": ("coroutine", BEGIN),
     "__aexit__": ("coroutine", END),
     "commit": ("coroutine", END),
     "rollback": ("coroutine", END),
@@ -109,7 +108,6 @@ POOL_STATEMENTS = (
 # What may be asked of the protocol at any time: it sends nothing.
 ASKED = frozenset(
     {
-        "abort",
         "backend_pid",
         "backend_secret",
         "get_record_class",
@@ -168,7 +166,7 @@ def hold_statements(
         max_hold=max_hold,
     )
     if isinstance(target, Pool):
-        held.hold(target, lambda kind: _pool_methods(held, kind))
+        held.hold(target, partial(_pool_methods, held))
         return held
     _hold_connection(held, target)
     call = unconfirmed_call()
@@ -212,35 +210,36 @@ def _argument(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str | N
 
 
 def _hold_connection(held: HeldStatements, connection: Any) -> None:
-    held.hold(connection, lambda kind: _connection_methods(held, kind))
+    held.hold(connection, partial(_connection_methods, held))
 
 
 def _connection_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
     made = _methods(held, kind, CONNECTION, of_connection=True)
+    hold_transaction = partial(_methods, held, rules=TRANSACTION)
     prepare = Methods(
         held, kind, connection_of=lambda it: it, text_of=_argument
     ).coroutine(
         "prepare",
         STATEMENT,
-        made=lambda it: held.hold(it, lambda kind: _prepared_methods(held, kind)),
+        made=lambda it: held.hold(it, partial(_prepared_methods, held)),
     )
     make_transaction = kind.transaction
 
     @wraps(make_transaction)
     def transaction(this: Any, *args: Any, **options: Any) -> Any:
         made = make_transaction(this, *args, **options)
-        held.hold(made, lambda kind: _methods(held, kind, TRANSACTION))
+        held.hold(made, hold_transaction)
         return made
 
     real: Any = Connection._protocol  # noqa: SLF001  # pyright: ignore
     get, put = real.__get__, real.__set__
 
     def protocol(this: Any) -> Any:
-        call = unconfirmed_call()
-        if call is None or held.may_send(this, call):
-            return get(this)
         found = get(this)
-        return found if found is None else _Protocol(found, held)
+        call = unconfirmed_call()
+        if call is None or found is None or held.may_send(this, call):
+            return found
+        return _Protocol(found, held)
 
     made.update(
         prepare=prepare,
@@ -272,7 +271,7 @@ def _held_cursor(held: HeldStatements, kind: Any) -> Any:
     @wraps(make_cursor)
     def cursor(this: Any, *args: Any, **options: Any) -> Any:
         made = make_cursor(this, *args, **options)
-        held.hold(made, lambda kind: _factory_methods(held, kind))
+        held.hold(made, partial(_factory_methods, held))
         return made
 
     return cursor
@@ -287,14 +286,14 @@ def _factory_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
 
     def aiter_held(this: Any) -> Any:
         rows = iterate(this)
-        held.hold(rows, lambda kind: _methods(held, kind, ITERATOR))
+        held.hold(rows, partial(_methods, held, rules=ITERATOR))
         return rows
 
     async def open_it(this: Any) -> Any:
         connection = _connection_of(this)
         with await held.admit(connection, STATEMENT, _query_of(this)):
             cursor = await _Waiting(wait(this))
-        held.hold(cursor, lambda kind: _methods(held, kind, CURSOR))
+        held.hold(cursor, partial(_methods, held, rules=CURSOR))
         return cursor
 
     def await_held(this: Any) -> Any:

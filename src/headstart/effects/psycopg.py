@@ -13,7 +13,7 @@ connection that the call took from the pool. Everything else waits before it is 
 from __future__ import annotations
 
 import sys
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -155,6 +155,7 @@ def hold_statements(
         held.hold(pool, _pool_methods(held))
         return held
     _hold_connection(held, pool)
+    _guard(held, pool)
     call = unconfirmed_call()
     if call is not None and pool.pgconn.transaction_status == TransactionStatus.IDLE:
         held.own(pool, call)
@@ -162,7 +163,7 @@ def hold_statements(
 
 
 def _hold_connection(held: HeldStatements, connection: Any) -> None:
-    held.hold(connection, lambda kind: _connection_methods(held, kind))
+    held.hold(connection, partial(_connection_methods, held))
 
 
 def _with_rules(
@@ -185,23 +186,31 @@ def _connection_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
     made = _with_rules(methods, kind, CONNECTION, threads=threads)
     make_cursor = kind.cursor
 
+    hold_cursor = partial(_cursor_methods, held, threads=threads)
+
     @wraps(make_cursor)
     def cursor(this: Any, *args: Any, **options: Any) -> Any:
-        cursor = make_cursor(this, *args, **options)
-        held.hold(cursor, lambda kind: _cursor_methods(held, kind, threads=threads))
-        return cursor
+        made = make_cursor(this, *args, **options)
+        held.hold(made, hold_cursor)
+        return made
+
+    made.update(cursor=cursor)
+    if threads:
+        made.update(wait=_held_wait_blocking(held, kind))
+    else:
+        made.update(_held_wait(held, kind))
+    return made
+
+
+def _guard(held: HeldStatements, connection: Any) -> None:
+    """Gate what a driver's own code asks for two dozen times a transaction."""
 
     def pgconn(this: Any) -> Any:
         if unconfirmed_call() is not None and not _asked_by_driver():
             held.seam.refuse("using 'pgconn'", "what is done with it is not seen")
         return this.__dict__["pgconn"]
 
-    made.update(cursor=cursor, pgconn=property(pgconn))
-    if threads:
-        made.update(wait=_held_wait_blocking(held, kind))
-    else:
-        made.update(_held_wait(held, kind))
-    return made
+    held.guard(connection, {"pgconn": property(pgconn)})
 
 
 def _asked_by_driver() -> bool:
@@ -218,15 +227,12 @@ def _held_wait(held: HeldStatements, kind: Any) -> dict[str, Any]:
     """
     wait, try_cancel = kind.wait, getattr(kind, "_try_cancel", None)
 
-    @wraps(wait)
-    async def held_wait(this: Any, gen: Any, *args: Any, **options: Any) -> Any:
+    async def wait_in_call(this: Any, gen: Any, args: Any, options: Any) -> Any:
         call = unconfirmed_call()
         if call is None:
             held.touch(this)
         elif not held.may_send(this, call):
             held.refuse_unknown()
-        if current_barrier() is None:
-            return await wait(this, gen, *args, **options)
         with anyio.CancelScope() as scope:
             this.headstart_scope = scope
             try:
@@ -234,6 +240,13 @@ def _held_wait(held: HeldStatements, kind: Any) -> dict[str, Any]:
             finally:
                 this.headstart_scope = None
         raise anyio.get_cancelled_exc_class()
+
+    @wraps(wait)
+    def held_wait(this: Any, gen: Any, *args: Any, **options: Any) -> Any:
+        if current_barrier() is None and unconfirmed_call() is None:
+            held.touch(this)
+            return wait(this, gen, *args, **options)
+        return wait_in_call(this, gen, args, options)
 
     async def held_try_cancel(this: Any, **options: Any) -> None:
         scope: anyio.CancelScope | None = this.headstart_scope
@@ -326,6 +339,7 @@ def _getting(held: HeldStatements, kind: Any) -> dict[str, Any]:
             return connection
         connection, place = await held.take(call, lambda: get(this, *args, **options))
         _hold_connection(held, connection)
+        _guard(held, connection)
         held.taken(connection, call, place)
         return connection
 
@@ -363,11 +377,15 @@ def _getting_blocking(held: HeldStatements, kind: Any) -> dict[str, Any]:
             call, lambda: get(this, *args, **options)
         )
         _hold_connection(held, connection)
+        _guard(held, connection)
         held.taken(connection, call, place)
         return connection
 
     @wraps(put)
     def putconn(this: Any, conn: Any, *args: Any, **options: Any) -> None:
+        if unconfirmed_call() is None and not held.has_place(conn):
+            put(this, conn, *args, **options)
+            return
         with held.giving_back(conn):
             put(this, conn, *args, **options)
 
