@@ -119,7 +119,7 @@ class HeldStatements:
         self._functions = frozenset(each.upper() for each in functions)
         self._places = Places(self.connections)
         self._owners: WeakKeyDictionary[Any, ref[WriteBarrier]] = WeakKeyDictionary()
-        self._taken: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
+        self._taken: dict[Any, Place] = {}
         self._classes: dict[type, type] = {}
         self._guarded: dict[type, type] = {}
 
@@ -167,12 +167,15 @@ class HeldStatements:
 
     def owns(self, connection: Any, call: UnconfirmedCall) -> bool:
         """Whether a connection is a call's own."""
+        if connection is None:  # of a pool's own methods
+            return False
         owner = self._owners.get(connection)
         return owner is not None and owner() is call.barrier
 
     def touch(self, connection: Any) -> None:
         """Note that somebody who is not an unconfirmed call uses a connection."""
-        if self._owners.data:  # not its length, which takes long: each statement asks
+        # Not its length, which takes long, as each statement asks.
+        if self._owners.data and connection is not None:
             self._owners.pop(connection, None)
 
     def may_send(self, connection: Any, call: UnconfirmedCall) -> bool:
@@ -282,7 +285,12 @@ class HeldStatements:
 
     def has_place(self, connection: Any) -> bool:
         """Whether a call that was not confirmed took a connection."""
-        return bool(self._taken.data) and connection in self._taken
+        return connection in self._taken
+
+    def end_places(self, is_gone: Callable[[Any], bool]) -> None:
+        """Take the places back of connections that left their pool."""
+        for connection in [each for each in self._taken if is_gone(each)]:
+            self._taken.pop(connection).end()
 
     @contextmanager
     def giving_back(self, connection: Any) -> Iterator[None]:

@@ -313,7 +313,8 @@ class _Waiting:
 
 
 def _pool_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
-    made = _methods(held, kind, POOL, of_connection=True)
+    methods = Methods(held, kind, connection_of=lambda _: None)
+    made = {name: getattr(methods, sort)(name, rule) for name, (sort, rule) in POOL.items()}
     made.update((name, _pool_statement(held, kind, name)) for name in POOL_STATEMENTS)
     acquire, release = kind._acquire, kind.release  # noqa: SLF001 - what acquire() awaits
 
@@ -332,6 +333,8 @@ def _pool_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
     @wraps(release)
     async def held_release(this: Any, connection: Any, **options: Any) -> None:
         real = getattr(connection, "_con", None)
+        if real is None:  # it was closed
+            held.end_places(lambda each: each.is_closed())
         if real is None or (current_barrier() is None and not held.has_place(real)):
             await release(this, connection, **options)
             return

@@ -320,7 +320,7 @@ def _text_of(
 def _pool_methods(held: HeldStatements) -> Any:
     def make(kind: Any) -> dict[str, Any]:
         threads = not issubclass(kind, AsyncConnectionPool)
-        methods = Methods(held, kind, connection_of=lambda pool: pool)
+        methods = Methods(held, kind, connection_of=lambda _: None)
         made = _with_rules(methods, kind, POOL, threads=threads)
         return made | (_getting_blocking if threads else _getting)(held, kind)
 
