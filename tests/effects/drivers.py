@@ -46,7 +46,9 @@ class Database:
         if self.driver == "asyncpg":
             found = await connection.fetch(statement or self.select)
         else:
-            found = await (await connection.execute(statement or self.select)).fetchall()
+            found = await (
+                await connection.execute(statement or self.select)
+            ).fetchall()
         return [word for (word,) in found]
 
     async def look(self) -> list[str]:
@@ -102,7 +104,9 @@ class Database:
     def backends(self) -> set[int]:
         """The server's processes that serve us."""
         found = self.outside.run(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = '" + self.name + "'"
+            "SELECT pid FROM pg_stat_activity WHERE application_name = '"
+            + self.name
+            + "'"
         )
         return {pid for (pid,) in found}
 

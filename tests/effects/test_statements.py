@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 
 import anyio
@@ -157,7 +159,7 @@ async def test_a_function_that_is_not_known_is_held_unless_it_is_named(
 
             async def look() -> list[str]:
                 async with db.connection() as connection:
-                    return await db.rows(connection, "SELECT pg_typeof(1)::text")  # noqa: B023
+                    return await db.rows(connection, "SELECT pg_typeof(1)::text")
 
             async with ToolCallSpeculator(tool_of(look), "{}") as guess:
                 if held:
@@ -241,7 +243,7 @@ async def test_a_connection_that_a_call_makes_and_holds_is_its_own(
                 assert db.outside.rows() == ([] if end == "adopted" else ["posted"])
                 if end == "adopted":
                     await guess.adopt()
-            assert db.outside.rows() == (["posted"] if end == "adopted" else ["posted"])
+            assert db.outside.rows() == ["posted"]
             with anyio.fail_after(5):
                 await until(lambda before=backends: db.backends() == before)
             seams.clear()
@@ -388,16 +390,13 @@ async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(
 
 
 def stop(process: int) -> None:
-    import os
-    import signal
-
-    os.kill(process, signal.SIGSTOP)
+    try:
+        os.kill(process, signal.SIGSTOP)
+    except OSError as error:
+        pytest.skip(f"the server is not ours to stop: {error}")
 
 
 def go_on(process: int) -> None:
-    import os
-    import signal
-
     os.kill(process, signal.SIGCONT)
 
 

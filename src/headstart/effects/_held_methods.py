@@ -16,12 +16,16 @@ from headstart._thread_guard import unconfirmed_call
 from ._statements import END, sending, shielded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from ._statements import HeldStatements, Rule
 
     Arguments = tuple[Any, ...]
     Options = dict[str, Any]
+
+
+def _no_text(_this: Any, _args: Any, _options: Any) -> str | None:
+    return None
 
 
 class Methods:
@@ -41,7 +45,7 @@ class Methods:
         kind: type,
         *,
         connection_of: Callable[[Any], Any],
-        text_of: Callable[[Any, Arguments, Options], str | None] = lambda *_: None,
+        text_of: Callable[[Any, Arguments, Options], str | None] = _no_text,
         give_up: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self._held = held
@@ -120,14 +124,14 @@ class Methods:
         held = self._held
 
         @asynccontextmanager
-        async def held_block(this: Any, manager: Any) -> AsyncIterator[Any]:
+        async def held_block(this: Any, manager: Any) -> AsyncGenerator[Any]:
             connection = self._connection_of(this)
             with await held.admit(connection, rule):
                 entered = await manager.__aenter__()
             how: Arguments = (None, None, None)
             try:
                 yield entered
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised again below
                 how = (type(error), error, error.__traceback__)
             with await held.admit(connection, END):
                 leave = partial(manager.__aexit__, *how)
@@ -150,14 +154,14 @@ class Methods:
         held = self._held
 
         @contextmanager
-        def held_block(this: Any, manager: Any) -> Iterator[Any]:
+        def held_block(this: Any, manager: Any) -> Generator[Any]:
             connection = self._connection_of(this)
             with held.admit_blocking(connection, rule):
                 entered = manager.__enter__()
             how: Arguments = (None, None, None)
             try:
                 yield entered
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised again below
                 how = (type(error), error, error.__traceback__)
             with held.admit_blocking(connection, END):
                 swallowed = manager.__exit__(*how)
@@ -180,7 +184,7 @@ class Methods:
 
         async def held_rows(
             this: Any, rows: Any, text: str | None
-        ) -> AsyncIterator[Any]:
+        ) -> AsyncGenerator[Any]:
             connection = self._connection_of(this)
             try:
                 while True:
@@ -209,7 +213,7 @@ class Methods:
         real = getattr(self._kind, name)
         held = self._held
 
-        def held_rows(this: Any, rows: Any, text: str | None) -> Iterator[Any]:
+        def held_rows(this: Any, rows: Any, text: str | None) -> Generator[Any]:
             connection = self._connection_of(this)
             try:
                 while True:

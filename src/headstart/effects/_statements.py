@@ -32,7 +32,7 @@ from ._places import RETURN, Place, Places, read_connections
 from ._sql import Kind, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
     from contextlib import AbstractContextManager
 
     from headstart._barrier import WriteBarrier
@@ -128,11 +128,9 @@ class HeldStatements:
 
     # Classes of the driver, with rules
 
-    def hold(
-        self, thing: Any, make_methods: Callable[[type], dict[str, Any]]
-    ) -> None:
+    def hold(self, thing: Any, make_methods: Callable[[type], dict[str, Any]]) -> None:
         """Make a driver's object one of a class with rules. Nothing if it is."""
-        kind: Any = type(thing)
+        kind: Any = thing.__class__
         held = self._classes.get(kind)
         if held is None:
             if getattr(kind, HELD, None) is self:
@@ -145,7 +143,7 @@ class HeldStatements:
 
     def guard(self, thing: Any, methods: dict[str, Any]) -> None:
         """Add what would cost too much where no unconfirmed call has a thing."""
-        kind: Any = type(thing)
+        kind: Any = thing.__class__
         guarded = self._guarded.get(kind)
         if guarded is None:
             names = {"__slots__": (), "__module__": kind.__module__, GUARDED: kind}
@@ -155,7 +153,7 @@ class HeldStatements:
 
     def unguard(self, thing: Any) -> None:
         """Take away what `guard` added."""
-        kind = getattr(type(thing), GUARDED, None)
+        kind = getattr(thing.__class__, GUARDED, None)
         if kind is not None:
             thing.__class__ = kind
 
@@ -175,15 +173,14 @@ class HeldStatements:
     def touch(self, connection: Any) -> None:
         """Note that somebody who is not an unconfirmed call uses a connection."""
         # Not its length, which takes long, as each statement asks.
-        if self._owners.data and connection is not None:
+        owned: Any = getattr(self._owners, "data", True)
+        if owned and connection is not None:
             self._owners.pop(connection, None)
 
     def may_send(self, connection: Any, call: UnconfirmedCall) -> bool:
         """Whether a rule let pass what is sent now."""
         let = _sending.get()
-        return let is EVERYTHING or (
-            let is connection and self.owns(connection, call)
-        )
+        return let is EVERYTHING or (let is connection and self.owns(connection, call))
 
     def is_sending(self, connection: Any) -> bool:
         """Whether this is part of what a rule let pass, or of a pool's own work."""
@@ -293,7 +290,7 @@ class HeldStatements:
             self._taken.pop(connection).end()
 
     @contextmanager
-    def giving_back(self, connection: Any) -> Iterator[None]:
+    def giving_back(self, connection: Any) -> Generator[None]:
         """Let a block give a connection back to its pool, and its place with it."""
         # Before it is back: somebody may have it when the pool returns from this.
         self._owners.pop(connection, None)
@@ -354,4 +351,3 @@ async def shielded(work: Callable[[], Awaitable[T]], give_up: Callable[[], None]
     give_up()
     msg = f"A connection could not be returned within {RETURN} s."
     raise TimeoutError(msg)
-

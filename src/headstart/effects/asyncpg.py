@@ -70,10 +70,10 @@ CONNECTION: dict[str, tuple[str, Rule]] = {
     "set_type_codec": ("coroutine", waits("a connection's settings")),
     "terminate": ("at_once", CLOSE),
 }
-PREPARED: dict[str, tuple[str, Rule]] = {
-    name: ("coroutine", STATEMENT)
-    for name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval")
-}
+PREPARED: dict[str, tuple[str, Rule]] = dict.fromkeys(
+    ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval"),
+    ("coroutine", STATEMENT),
+)
 TRANSACTION: dict[str, tuple[str, Rule]] = {
     "__aexit__": ("coroutine", END),
     "commit": ("coroutine", END),
@@ -144,9 +144,9 @@ def hold_statements(
         UsageError: It is neither, or a connection of a pool, or it is held already, or
             no connection of the pool would be left to others.
     """
-    if type(target) is PoolConnectionProxy or not isinstance(
-        target,  # pyright: ignore[reportUnnecessaryIsInstance]
-        Pool | Connection,
+    given: Any = target
+    if isinstance(given, PoolConnectionProxy) or not isinstance(
+        given, Pool | Connection
     ):
         msg = (
             "hold_statements takes a pool or a connection of asyncpg, and not "
@@ -231,7 +231,7 @@ def _connection_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
         held.hold(made, hold_transaction)
         return made
 
-    real: Any = Connection._protocol  # noqa: SLF001  # pyright: ignore
+    real: Any = vars(Connection)["_protocol"]
     get, put = real.__get__, real.__set__
 
     def protocol(this: Any) -> Any:
@@ -314,7 +314,9 @@ class _Waiting:
 
 def _pool_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
     methods = Methods(held, kind, connection_of=lambda _: None)
-    made = {name: getattr(methods, sort)(name, rule) for name, (sort, rule) in POOL.items()}
+    made = {
+        name: getattr(methods, sort)(name, rule) for name, (sort, rule) in POOL.items()
+    }
     made.update((name, _pool_statement(held, kind, name)) for name in POOL_STATEMENTS)
     acquire, release = kind._acquire, kind.release  # noqa: SLF001 - what acquire() awaits
 
@@ -339,9 +341,7 @@ def _pool_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
             await release(this, connection, **options)
             return
         with held.giving_back(real):
-            await shielded(
-                lambda: release(this, connection, **options), lambda: real.terminate()
-            )
+            await shielded(lambda: release(this, connection, **options), real.terminate)
 
     return made | {"_acquire": held_acquire, "release": held_release}
 

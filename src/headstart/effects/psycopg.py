@@ -12,7 +12,7 @@ connection that the call took from the pool. Everything else waits before it is 
 
 from __future__ import annotations
 
-import sys
+import inspect
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,20 +48,23 @@ except ImportError as missing:
     message = 'Please install `psycopg`: pip install "headstart[psycopg]"'
     raise ImportError(message, name="psycopg") from missing
 try:
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
-    from psycopg_pool.base import BasePool
+    import psycopg_pool
 except ImportError:  # single connections can be held without
-    BasePool = AsyncConnectionPool = ConnectionPool = None
+    psycopg_pool = None
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("HeldStatements", "hold_statements")
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-Holdable: TypeAlias = (
-    "AsyncConnectionPool[Any] | ConnectionPool[Any] | AsyncConnection[Any]"
-    " | Connection[Any]"
-)
+    Holdable: TypeAlias = (
+        AsyncConnectionPool[Any]
+        | ConnectionPool[Any]
+        | AsyncConnection[Any]
+        | Connection[Any]
+    )
+
+__all__ = ("HeldStatements", "hold_statements")
 
 # The methods of a connection, and the kind of each: see Methods. The kinds of a blocking
 # connection's are the same without the loop.
@@ -133,33 +136,42 @@ def hold_statements(
         UsageError: It is neither, or it is held already, or no connection of the pool
             would be left to others.
     """
-    is_pool = BasePool is not None and isinstance(target, BasePool)
-    if not is_pool and not isinstance(target, AsyncConnection | Connection):
+    is_pool = _is_pool(target)
+    given: Any = target
+    kind = given.__class__
+    if not is_pool and not issubclass(kind, AsyncConnection | Connection):
         msg = (
             "hold_statements takes a pool of psycopg_pool or a connection of psycopg, "
-            f"and not {type(target).__module__}.{type(target).__name__}."
+            f"and not {kind.__module__}.{kind.__name__}."
         )
         raise UsageError(msg)
-    check_not_held(target)
-    pool: Any = target
+    check_not_held(given)
     if not is_pool:
         refuse_connections(connections)
     held = HeldStatements(
         "psycopg",
-        limit=(pool.max_size or None) if is_pool else 0,
+        limit=(given.max_size or None) if is_pool else 0,
         connections=connections,
         functions=functions,
         max_hold=max_hold,
     )
     if is_pool:
-        held.hold(pool, _pool_methods(held))
+        held.hold(given, _pool_methods(held))
         return held
-    _hold_connection(held, pool)
-    _guard(held, pool)
+    _hold_connection(held, given)
+    _guard(held, given)
     call = unconfirmed_call()
-    if call is not None and pool.pgconn.transaction_status == TransactionStatus.IDLE:
-        held.own(pool, call)
+    if call is not None and given.pgconn.transaction_status == TransactionStatus.IDLE:
+        held.own(given, call)
     return held
+
+
+def _is_pool(given: Any) -> bool:
+    if psycopg_pool is None:
+        return False
+    return isinstance(
+        given, psycopg_pool.AsyncConnectionPool | psycopg_pool.ConnectionPool
+    )
 
 
 def _hold_connection(held: HeldStatements, connection: Any) -> None:
@@ -214,7 +226,10 @@ def _guard(held: HeldStatements, connection: Any) -> None:
 
 
 def _asked_by_driver() -> bool:
-    asking = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001
+    frame = inspect.currentframe()
+    for _ in range(2):  # over this function and the property
+        frame = frame and frame.f_back
+    asking = frame.f_globals.get("__name__", "") if frame is not None else ""
     return asking.startswith(("psycopg.", "psycopg_pool.", __package__ or "psycopg."))
 
 
@@ -225,7 +240,8 @@ def _held_wait(held: HeldStatements, kind: Any) -> dict[str, Any]:
     for that. A scope that is cancelled would cancel this as well, and the connection would
     be closed: so it has a moment.
     """
-    wait, try_cancel = kind.wait, getattr(kind, "_try_cancel", None)
+    wait: Any = kind.wait
+    try_cancel: Any = getattr(kind, "_try_cancel", None)
 
     async def wait_in_call(this: Any, gen: Any, args: Any, options: Any) -> Any:
         call = unconfirmed_call()
@@ -293,9 +309,7 @@ def _cursor_methods(
     return _with_rules(methods, kind, rules, threads=threads)
 
 
-def _text_of(
-    cursor: Any, args: tuple[Any, ...], options: dict[str, Any]
-) -> str | None:
+def _text_of(cursor: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
     """A cursor's statement as far as it is certain; `None` where it is not."""
     query: Any = args[0] if args else options.get("query")
     if getattr(cursor, "withhold", False):
@@ -319,7 +333,7 @@ def _text_of(
 
 def _pool_methods(held: HeldStatements) -> Any:
     def make(kind: Any) -> dict[str, Any]:
-        threads = not issubclass(kind, AsyncConnectionPool)
+        threads = not inspect.iscoroutinefunction(kind.getconn)
         methods = Methods(held, kind, connection_of=lambda _: None)
         made = _with_rules(methods, kind, POOL, threads=threads)
         return made | (_getting_blocking if threads else _getting)(held, kind)
@@ -352,7 +366,7 @@ def _getting(held: HeldStatements, kind: Any) -> dict[str, Any]:
             with held.giving_back(conn):
                 await shielded(
                     lambda: real(this, conn, *args, **options),
-                    lambda: conn.pgconn.finish(),
+                    conn.pgconn.finish,
                 )
 
         return method
