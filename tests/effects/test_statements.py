@@ -400,6 +400,44 @@ def go_on(process: int) -> None:
     os.kill(process, signal.SIGCONT)
 
 
+@each_async
+async def test_a_commit_that_takes_long_is_not_cut(driver, postgres_url, monkeypatch):
+    monkeypatch.setattr("headstart.effects._statements.RETURN", 0.05)
+    async with opened(postgres_url, driver) as db:
+        db.outside.run(
+            f"CREATE FUNCTION {db.table}_slow() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'"
+        )
+        db.outside.run(
+            f"CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON {db.table} INITIALLY"
+            f" DEFERRED FOR EACH ROW EXECUTE FUNCTION {db.table}_slow()"
+        )
+        try:
+            async with ToolCallSpeculator(tool_of(db.post), "{}") as guess:
+                await db.until_held()
+                assert await guess.adopt() == ["posted"]
+            assert db.outside.rows() == ["posted"]
+        finally:
+            db.outside.run(f"DROP FUNCTION {db.table}_slow CASCADE")
+
+
+@each_async
+async def test_a_return_that_takes_long_is_not_cut(driver, postgres_url, monkeypatch):
+    monkeypatch.setattr("headstart.effects._statements.RETURN", 0.05)
+
+    async def reset(connection):
+        await connection.execute("SELECT pg_sleep(0.3)")
+        if driver == "psycopg":
+            await connection.commit()
+
+    async with opened(postgres_url, driver, pool={"reset": reset}) as db:
+        backends = db.backends()
+        async with ToolCallSpeculator(tool_of(db.look), "{}") as guess:
+            assert await guess.wait() == []
+            await db.until_returned()
+        assert db.backends() == backends
+
+
 # Pools
 
 

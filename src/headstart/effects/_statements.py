@@ -15,15 +15,17 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import anyio
 
-from headstart._barrier import current_barrier
+from headstart._barrier import BarrierState, current_barrier
 from headstart._errors import UsageError
 from headstart._seams import Seam
 from headstart._thread_guard import passing, unconfirmed_call
@@ -342,12 +344,44 @@ async def shielded(work: Callable[[], Awaitable[T]], give_up: Callable[[], None]
     """Run what ends something although the call is cancelled, for a moment.
 
     A tool call is cancelled by a scope, which cancels every await of the way out as well:
-    the ROLLBACK, and the return to the pool. Then the connection would be lost.
+    the ROLLBACK, and the return to the pool. Then the connection would be lost. Where
+    nothing is cancelled it takes as long as it takes.
     """
-    if current_barrier() is None:
+    barrier = current_barrier()
+    if barrier is None or (
+        barrier.effective_state is BarrierState.FLUSHED
+        and anyio.current_effective_deadline() > -math.inf
+    ):
         return await work()
-    with anyio.move_on_after(RETURN, shield=True):
-        return await work()
-    give_up()
-    msg = f"A connection could not be returned within {RETURN} s."
-    raise TimeoutError(msg)
+    outcome: Callable[[], T] | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope(shield=True) as scope:
+            tasks.start_soon(_limit_when_cancelled, scope)
+            try:
+                result = await work()
+            except Exception as error:  # noqa: BLE001 - it is raised again below
+                outcome = partial(_raise, error)
+            else:
+                outcome = partial(_give, result)
+        if outcome is None:
+            give_up()
+        tasks.cancel_scope.cancel()
+    if outcome is None:
+        msg = f"A connection could not be returned within {RETURN} s."
+        raise TimeoutError(msg)
+    return outcome()
+
+
+async def _limit_when_cancelled(scope: anyio.CancelScope) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        scope.deadline = anyio.current_time() + RETURN
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _give(result: T) -> T:
+    return result
