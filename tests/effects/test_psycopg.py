@@ -1,5 +1,7 @@
 """What psycopg offers: each of its ways to a server waits, is known to read, or is refused."""
 
+import contextlib
+
 import psycopg
 import psycopg_pool
 import pytest
@@ -269,12 +271,10 @@ async def read_a_stream(db, connection):
 
 
 async def read_a_part_of_a_stream(db, connection):
+    statement = f"SELECT word FROM {db.table}, generate_series(1, 10000)"
     async with connection.cursor() as cursor:
-        async for row in cursor.stream(  # noqa: B007
-            f"SELECT word FROM {db.table}, generate_series(1, 10000)"
-        ):
-            break
-        return [row]
+        async with contextlib.aclosing(cursor.stream(statement)) as rows:
+            return [await anext(rows)]
 
 
 async def read_a_cursor_of_the_server(db, connection):
