@@ -2177,6 +2177,14 @@ MUTANTS = [
         "tests/effects/test_statements.py",
     ),
     Mutant(
+        "what a read started may not send",
+        "barrier:no-effect-before-flush",
+        "effects/_statements.py",
+        "            self._connection = None",
+        "            pass",
+        "tests/effects/test_psycopg.py",
+    ),
+    Mutant(
         "what cannot wait is refused",
         "barrier:no-effect-before-flush",
         "effects/_statements.py",

@@ -1,5 +1,6 @@
 """What psycopg offers: each of its ways to a server waits, is known to read, or is refused."""
 
+import asyncio
 import contextlib
 
 import psycopg
@@ -7,7 +8,7 @@ import psycopg_pool
 import pytest
 from psycopg import sql
 
-from headstart import ToolCallSpeculator
+from headstart import ToolCallSpeculator, WriteDenied
 from headstart.effects import SeamCounts
 from headstart.effects.psycopg import (
     CONNECTION,
@@ -376,6 +377,44 @@ async def test_a_way_past_the_rules_gives_the_call_up(postgres_url, way):
         async with db.connection() as connection:  # as usual outside of calls
             assert connection.pgconn.exec_(b"SELECT 1").ntuples == 1
             await psycopg.AsyncCursor(connection).execute(db.select)
+
+
+async def test_what_a_read_started_may_not_send(postgres_url):
+    async with opened(postgres_url, "psycopg", max_hold=0.3) as db:
+        tasks, errors = [], []
+
+        async def look() -> str:
+            async with db.connection() as connection:
+
+                async def write() -> None:
+                    try:
+                        await connection.execute(db.insert())
+                        await connection.commit()
+                    except WriteDenied as denial:
+                        errors.append(denial)
+
+                def on_notice(_) -> None:  # while a statement is sent
+                    tasks.append(asyncio.ensure_future(write()))
+
+                connection.add_notice_handler(on_notice)
+                await connection.execute(f"SELECT word FROM {db.table}_warns")
+                await asyncio.wait(tasks)
+            return "seen"
+
+        db.outside.run(
+            f"CREATE FUNCTION {db.table}_warn() RETURNS text LANGUAGE plpgsql AS"
+            " 'BEGIN RAISE NOTICE ''look''; RETURN 1; END'"
+        )
+        db.outside.run(
+            f"CREATE VIEW {db.table}_warns AS SELECT {db.table}_warn() AS word"
+        )
+        try:
+            async with ToolCallSpeculator(tool_of(look), "{}") as guess:
+                await guess.wait_until_ended()
+            assert len(errors) == 1
+            assert db.outside.rows() == []
+        finally:
+            db.outside.run(f"DROP FUNCTION {db.table}_warn CASCADE")
 
 
 # In threads

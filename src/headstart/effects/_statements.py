@@ -77,11 +77,15 @@ class _Everything:
 
 
 EVERYTHING = _Everything()
-_sending: ContextVar[Any] = ContextVar("headstart_sending", default=None)
+_sending: ContextVar[sending | None] = ContextVar("headstart_sending", default=None)
 
 
 class sending:  # noqa: N801 - reads as a statement
-    """Let a block send on a connection, and say so to the tripwire."""
+    """Let a block send on a connection, and say so to the tripwire.
+
+    Tasks that start in it have its context; they may send until it ends, and a pool's own
+    for as long as they run.
+    """
 
     __slots__ = ("_connection", "_passing", "_token")
 
@@ -89,13 +93,20 @@ class sending:  # noqa: N801 - reads as a statement
         self._connection = connection
 
     def __enter__(self) -> None:
-        self._token = _sending.set(self._connection)
+        self._token = _sending.set(self)
         self._passing = passing()
         self._passing.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._passing.__exit__()
         _sending.reset(self._token)
+        if self._connection is not EVERYTHING:
+            self._connection = None
+
+    def lets(self, connection: Any) -> bool:
+        """Whether it lets send on a connection."""
+        let = self._connection
+        return let is EVERYTHING or (let is not None and let is connection)
 
 
 class HeldStatements:
@@ -182,12 +193,15 @@ class HeldStatements:
     def may_send(self, connection: Any, call: UnconfirmedCall) -> bool:
         """Whether a rule let pass what is sent now."""
         let = _sending.get()
-        return let is EVERYTHING or (let is connection and self.owns(connection, call))
+        return let is not None and (
+            let.lets(EVERYTHING)
+            or (let.lets(connection) and self.owns(connection, call))
+        )
 
     def is_sending(self, connection: Any) -> bool:
         """Whether this is part of what a rule let pass, or of a pool's own work."""
         let = _sending.get()
-        return let is not None and (let is connection or let is EVERYTHING)
+        return let is not None and let.lets(connection)
 
     def reads(self, text: str | None) -> bool:
         """Whether a statement is known to read."""
