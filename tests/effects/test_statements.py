@@ -23,7 +23,7 @@ from headstart import (
 from headstart.effects import SeamCounts
 from headstart.effects._statements import HeldStatements
 from headstart.predictors import RulePredictor, rule
-from headstart.testing import ScriptedModel
+from headstart.testing import ScriptedModel, tripwire
 
 from .drivers import ASYNC, opened
 from .scene import tool_of, until
@@ -168,6 +168,15 @@ async def test_a_function_that_is_not_known_is_held_unless_it_is_named(
                     await guess.wait()
                 assert await guess.adopt() == ["integer"]
             assert db.seam.counts.held == held
+
+
+@each_async
+async def test_the_tripwire_lets_a_read_connect(driver, postgres_url):
+    async with opened(postgres_url, driver, pool={"min_size": 0}) as db:
+        with tripwire(deny=True) as findings:
+            async with ToolCallSpeculator(tool_of(db.look), "{}") as guess:
+                assert await guess.wait() == []
+        assert findings == []
 
 
 # Connections of somebody else
