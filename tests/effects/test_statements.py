@@ -387,10 +387,13 @@ async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(
                 f" AND application_name = '{db.name}'"
             )[0][0]
             stop(hanging)
-        try:
-            await db.until_returned()
-        finally:
-            go_on(hanging)
+            # Not for ever, or what waits for it would end by this test's time limit.
+            later = threading.Timer(3, go_on, [hanging])
+            later.start()
+        await db.until_returned()
+        later.cancel()
+        later.join()
+        go_on(hanging)
         with anyio.fail_after(5):
             await until(lambda: hanging not in db.backends())
         assert backends - db.backends() == {hanging}
