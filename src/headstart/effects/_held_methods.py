@@ -74,8 +74,7 @@ class Methods:
                 made(result)
             return result
 
-        # Not itself a coroutine function, which would cost a frame for each await. What
-        # is called outside of a call and awaited in it is refused where it is sent.
+        # Not itself a coroutine function, which would cost a frame for each await.
         @wraps(real)
         def method(this: Any, *args: Any, **options: Any) -> Any:
             if (

@@ -169,6 +169,7 @@ def hold_statements(
         held.hold(target, partial(_pool_methods, held))
         return held
     _hold_connection(held, target)
+    _guard(held, target)
     call = unconfirmed_call()
     if call is not None and not target.is_in_transaction():
         held.own(target, call)
@@ -231,6 +232,16 @@ def _connection_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
         held.hold(made, hold_transaction)
         return made
 
+    made.update(
+        prepare=prepare,
+        transaction=transaction,
+        cursor=_held_cursor(held, kind),
+    )
+    return made
+
+
+def _guard(held: HeldStatements, connection: Any) -> None:
+    """Gate what a driver's own code asks for two dozen times a transaction."""
     real: Any = vars(Connection)["_protocol"]
     get, put = real.__get__, real.__set__
 
@@ -241,13 +252,7 @@ def _connection_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
             return found
         return _Protocol(found, held)
 
-    made.update(
-        prepare=prepare,
-        transaction=transaction,
-        cursor=_held_cursor(held, kind),
-        _protocol=property(protocol, put),
-    )
-    return made
+    held.guard(connection, {"_protocol": property(protocol, put)})
 
 
 class _Protocol:
@@ -329,6 +334,7 @@ def _pool_methods(held: HeldStatements, kind: Any) -> dict[str, Any]:
         proxy, place = await held.take(call, lambda: acquire(this, *args, **options))
         connection = proxy._con  # noqa: SLF001
         _hold_connection(held, connection)
+        _guard(held, connection)
         held.taken(connection, call, place)
         return proxy
 
