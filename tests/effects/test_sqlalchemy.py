@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import asyncpg.transaction
 import pytest
 from sqlalchemy import String, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -796,6 +797,33 @@ async def test_a_rollback_that_hangs_costs_a_moment_and_its_connection(
         assert asyncio.all_tasks() == tasks
         assert db.checked_out == 0
         assert await db.post("real") == ["real", "real"]
+
+
+async def test_a_slow_rollback_of_a_call_that_nobody_discards_takes_its_time(
+    at, monkeypatch
+):
+    monkeypatch.setattr("headstart.effects.sqlalchemy.RETURN", 0.01)
+    async with opened(at("asyncpg"), "asyncpg") as db:
+        await db.post("real")
+        seen = pool_events(db)
+        roll_back = asyncpg.transaction.Transaction.rollback
+
+        async def roll_back_slowly(self) -> None:
+            await anyio.sleep(0.1)
+            await roll_back(self)
+
+        monkeypatch.setattr(
+            asyncpg.transaction.Transaction, "rollback", roll_back_slowly
+        )
+
+        async def look() -> list[str]:
+            async with db.engine.connect() as connection:
+                return list((await connection.execute(db.select)).scalars())
+
+        async with ToolCallSpeculator(tool_of(look), "{}") as guess:
+            await guess.wait_until_ended()
+            assert await guess.adopt() == ["real"]
+        assert seen == ["reset"]
 
 
 @pytest.mark.parametrize("driver", ASYNC)

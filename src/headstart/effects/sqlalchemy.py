@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
 
-from headstart._barrier import current_barrier
+from headstart._barrier import BarrierState, current_barrier
 from headstart._errors import UsageError
 from headstart._seams import MAX_HOLD, Seam
 from headstart._thread_guard import UnconfirmedCall, passing, unconfirmed_call
@@ -301,8 +302,18 @@ def _opening() -> Generator[None, None, None]:
 
 
 def _shielded(end: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Do it although its call is cancelled or discarded, for a moment."""
+
     def shielded(dbapi_connection: Any) -> None:
-        if current_barrier() is None or not in_greenlet():
+        barrier = current_barrier()
+        if (
+            barrier is None
+            or not in_greenlet()
+            or (
+                barrier.effective_state is not BarrierState.DENIED
+                and anyio.current_effective_deadline() > -math.inf
+            )
+        ):
             end(dbapi_connection)
             return
         with anyio.move_on_after(RETURN, shield=True) as scope:  # noqa: ASYNC100 - see await_only
