@@ -1,9 +1,11 @@
 """Observers see what changed, from outside of the tools."""
 
+import contextlib
 import shutil
 import socket
 import sqlite3
 import subprocess
+import threading
 import urllib.request
 from http import HTTPStatus
 
@@ -173,6 +175,35 @@ async def test_a_sink_has_seen_what_was_sent_before_it_was_asked():
             assert len(await sink.snapshot()) == 50
             connection.sendall(b"i")
             assert len(await sink.snapshot()) == 51
+
+
+async def test_a_sink_that_is_busy_when_asked_still_reads_what_was_sent_before():
+    goes_on = threading.Event()
+
+    def answer(request):
+        if request.path == "/slow":
+            goes_on.wait(10.0)
+        return {}
+
+    def post(path):
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        connection.sendall(b"POST %s HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi" % path)
+
+    async def ask():
+        seen.extend(await sink.snapshot())
+
+    seen = []
+    with HTTPSink(answer) as sink, contextlib.ExitStack() as stack:
+        port = int(sink.url.rpartition(":")[2])
+        post(b"/slow")
+        while not sink.requests:
+            await anyio.sleep(0.001)
+        async with anyio.create_task_group() as tasks:
+            post(b"/late")
+            tasks.start_soon(ask)
+            await anyio.sleep(0.05)
+            goes_on.set()
+    assert [each["path"] for each in seen] == ["/slow", "/late"]
 
 
 async def test_a_sink_survives_what_is_no_http():
