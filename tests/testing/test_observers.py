@@ -10,6 +10,7 @@ import urllib.request
 from http import HTTPStatus
 
 import anyio
+import anyio.to_thread
 import httpx2
 import pytest
 from sqlalchemy import create_engine, text
@@ -178,10 +179,11 @@ async def test_a_sink_has_seen_what_was_sent_before_it_was_asked():
 
 
 async def test_a_sink_that_is_busy_when_asked_still_reads_what_was_sent_before():
-    goes_on = threading.Event()
+    came, goes_on = threading.Event(), threading.Event()
 
     def answer(request):
         if request.path == "/slow":
+            came.set()
             goes_on.wait(10.0)
         return {}
 
@@ -196,8 +198,7 @@ async def test_a_sink_that_is_busy_when_asked_still_reads_what_was_sent_before()
     with HTTPSink(answer) as sink, contextlib.ExitStack() as stack:
         port = int(sink.url.rpartition(":")[2])
         post(b"/slow")
-        while not sink.requests:
-            await anyio.sleep(0.001)
+        await anyio.to_thread.run_sync(came.wait, 10.0)
         async with anyio.create_task_group() as tasks:
             post(b"/late")
             tasks.start_soon(ask)
