@@ -11,17 +11,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from .mutants import MUTANTS, SIMULATION, Mutant
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
-TIMEOUT = 300
-"""Real seconds after which a mutant counts as killed: it hangs."""
+PATIENCE = 5
+"""A mutant hangs, and so is killed, if its killer takes so many times as long with it ..."""
+LEAST_S = 60.0
+"""... and at least so many seconds."""
 
 
-def judge(mutant: Mutant) -> str:
+def judge(mutant: Mutant, timeout: float) -> str:
     """Run the killer on a copy of the source without the guard."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
@@ -32,11 +35,11 @@ def judge(mutant: Mutant) -> str:
         if text.count(mutant.old) != 1:
             return "ROTTEN"
         file.write_text(text.replace(mutant.old, mutant.new))
-        return "SURVIVED" if passes(mutant.killer, source) else "killed"
+        return "SURVIVED" if passes(mutant.killer, source, timeout) else "killed"
 
 
-def passes(killer: str, source: Path) -> bool:
-    """Run the killer on the source in `source`."""
+def passes(killer: str, source: Path, timeout: float | None = None) -> bool:
+    """Run the killer on the source in `source`, for `timeout` seconds at most."""
     if killer == SIMULATION:
         arguments = ["tests.simulation", "--programs", "3000", "--fail-fast"]
     else:
@@ -48,7 +51,7 @@ def passes(killer: str, source: Path) -> bool:
             cwd=ROOT,
             env={**os.environ, **settings},
             capture_output=True,
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -63,13 +66,16 @@ def main(words: list[str]) -> int:
         if not words
         or any(w in f"{mutant.guard} {mutant.file} {mutant.killer}" for w in words)
     ]
+    timeouts: dict[str, float] = {}
     for killer in sorted({mutant.killer for mutant in chosen}):
+        began = time.perf_counter()
         if not passes(killer, SOURCE):
             print(f"{killer} fails on the source as it is, so it can kill nothing.")
             return 1
+        timeouts[killer] = max(LEAST_S, PATIENCE * (time.perf_counter() - began))
     left = 0
     for mutant in chosen:
-        verdict = judge(mutant)
+        verdict = judge(mutant, timeouts[mutant.killer])
         left += verdict != "killed"
         line = f"{verdict:9}{mutant.requirement:31}{mutant.guard} ({mutant.killer})"
         print(line, flush=True)
