@@ -85,8 +85,7 @@ class Seam:
             await post_office.send(letter)
     ```
 
-    The modules of `headstart.effects` make them, and so may you. A seam that is made
-    also has plain threads noted: see `docs/effects.md`.
+    The modules of `headstart.effects` make them, and so may you.
 
     Args:
         name: What it is called in errors.

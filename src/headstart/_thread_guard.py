@@ -2,7 +2,7 @@
 
 A context variable reaches `anyio.to_thread` and `asyncio.to_thread`, but neither a plain
 `threading.Thread` nor an executor. There a seam would find no barrier and let the effect
-pass: it would fail open. So the first seam that is made replaces `Thread.start` and
+pass: it would fail open. So importing `headstart.effects` replaces `Thread.start` and
 `ThreadPoolExecutor.submit` by functions that do the same, and note in the thread which
 unconfirmed call it works for. Outside of such a call they only look up one context
 variable.

@@ -4,6 +4,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import subprocess
+import sys
 import threading
 
 import anyio
@@ -346,6 +348,35 @@ async def test_a_thread_inherits_nothing_from_a_call_that_is_over():
     threads[0].start()  # by somebody outside of any call
     await anyio.to_thread.run_sync(threads[0].join)
     assert rig.effects == ["posted"]
+
+
+@pytest.mark.timeout(60)
+def test_the_first_hold_of_a_process_is_refused_in_a_thread_without_a_context():
+    program = """
+import asyncio
+from headstart import Effect, Tool, ToolCallSpeculator, WriteDenied
+from headstart.effects import hold_blocking
+
+effects = []
+
+def effect():
+    with hold_blocking("a post"):
+        effects.append("posted")
+
+async def post() -> None:
+    await asyncio.get_running_loop().run_in_executor(None, effect)
+
+async def main():
+    async with ToolCallSpeculator(Tool(post, effect=Effect.GATED), "{}") as guess:
+        await guess.wait_until_ended()
+    assert effects == [], effects
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("hop", KEEPING, ids=["anyio", "asyncio", "own"])

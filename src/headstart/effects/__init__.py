@@ -8,6 +8,9 @@ async with hold("a letter"):
 ```
 
 Each further seam is a module of its own, with an extra of its own.
+
+Importing this has threads noted that lose the context of the call they work for: at the
+first hold it would be too late for the thread that it is in.
 """
 
 from headstart._seams import (
@@ -17,5 +20,8 @@ from headstart._seams import (
     hold_blocking as hold_blocking,
     run_in_own_thread as run_in_thread,
 )
+from headstart._thread_guard import guard_threads
 
 __all__ = ("Seam", "SeamCounts", "hold", "hold_blocking", "run_in_thread")
+
+guard_threads()
