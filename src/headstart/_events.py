@@ -284,6 +284,29 @@ class Sink(Protocol):
     def emit(self, event: Event, /) -> None: ...
 
 
+class TraceStore(Sink, Protocol):
+    """A sink that keeps what happened, and gives it back.
+
+    `headstart.store` has some; `headstart.testing.StoreConformance` is what each must do.
+    """
+
+    async def flush(self) -> None:
+        """Wait until everything that was emitted before is kept.
+
+        Raises:
+            StoreError: Something could not be kept.
+        """
+        ...
+
+    async def sessions(self) -> list[str]:
+        """The names of all sessions, in the order in which they began."""
+        ...
+
+    async def read(self, session: str, /) -> list[Event]:
+        """The events of a session in their order; none if it is not known."""
+        ...
+
+
 class Recorder:
     """Makes the events of one session, and gives them to its sink, if it has one."""
 
@@ -346,8 +369,12 @@ def dump_event(event: Event) -> str:
         return _adapter().dump_json(replace(event, **texts)).decode()
 
 
-def load_event(line: str | bytes) -> Event:
+def load_event(line: str | bytes, *, number: int | None = None) -> Event:
     """Read an event that this or an earlier version wrote.
+
+    Args:
+        line: What `dump_event` gave.
+        number: Which line of its file it is, from 1, for errors.
 
     Raises:
         TraceFormatError: It is no event, or of a version that is not known yet.
@@ -356,13 +383,13 @@ def load_event(line: str | bytes) -> Event:
         event = _adapter().validate_json(line)
     except ValueError as error:
         msg = "This is not an event of headstart: it is no JSON object of a known kind."
-        raise TraceFormatError(msg) from error
+        raise TraceFormatError(msg, line=number) from error
     if isinstance(event, SessionStarted) and event.schema_version > SCHEMA_VERSION:
         msg = (
             f"This trace has schema version {event.schema_version}, and this headstart "
             f"reads up to {SCHEMA_VERSION}: please upgrade headstart."
         )
-        raise TraceFormatError(msg)
+        raise TraceFormatError(msg, line=number)
     return event
 
 

@@ -16,9 +16,9 @@ Over 600 lines, a third of them the docstrings of the host's two seams.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
@@ -72,7 +72,6 @@ Approve = Callable[[ToolCall, Any], Awaitable[bool]]
 Permit = Callable[[ToolCall, Any], bool]
 
 logger = logging.getLogger("headstart")
-_numbers = itertools.count(1)
 
 
 class Session(Generic[Deps]):
@@ -137,7 +136,7 @@ class Session(Generic[Deps]):
         foreign: bool = False,
         name: str | None = None,
     ) -> None:
-        self.name = name or f"session-{next(_numbers)}"
+        self.name = name or f"session-{uuid.uuid4().hex[:12]}"
         self.deps = cast("Deps", deps)
         self._tools = _by_name(tools)
         self._approve = approve

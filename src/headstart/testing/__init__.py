@@ -20,6 +20,7 @@ from ._observers import (
     RedisObserver,
 )
 from ._safety import Safety, assert_speculation_safe
+from ._store_conformance import StoreConformance
 from ._trials import UnsafeToolError
 
 __all__ = (
@@ -46,6 +47,7 @@ __all__ = (
     "SpeculationLab",
     "Stage",
     "StageTool",
+    "StoreConformance",
     "UnsafeToolError",
     "VirtualLoop",
     "assert_speculation_safe",
