@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .mutants import MUTANTS, SIMULATION, Mutant
@@ -59,6 +60,14 @@ def passes(killer: str, source: Path, timeout: float | None = None) -> bool:
     return done.returncode == 0
 
 
+def time_killer(killer: str) -> float | None:
+    """How long to wait for a killer at most; `None` if it fails without any mutant."""
+    began = time.perf_counter()
+    if not passes(killer, SOURCE):
+        return None
+    return max(LEAST_S, PATIENCE * (time.perf_counter() - began))
+
+
 def main(words: list[str]) -> int:
     chosen = [
         mutant
@@ -66,19 +75,20 @@ def main(words: list[str]) -> int:
         if not words
         or any(w in f"{mutant.guard} {mutant.file} {mutant.killer}" for w in words)
     ]
-    timeouts: dict[str, float] = {}
-    for killer in sorted({mutant.killer for mutant in chosen}):
-        began = time.perf_counter()
-        if not passes(killer, SOURCE):
+    killers = sorted({mutant.killer for mutant in chosen})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # of processes that they wait for
+        timeouts = dict(zip(killers, pool.map(time_killer, killers), strict=True))
+        useless = [killer for killer, timeout in timeouts.items() if timeout is None]
+        for killer in useless:
             print(f"{killer} fails on the source as it is, so it can kill nothing.")
+        if useless:
             return 1
-        timeouts[killer] = max(LEAST_S, PATIENCE * (time.perf_counter() - began))
-    left = 0
-    for mutant in chosen:
-        verdict = judge(mutant, timeouts[mutant.killer])
-        left += verdict != "killed"
-        line = f"{verdict:9}{mutant.requirement:31}{mutant.guard} ({mutant.killer})"
-        print(line, flush=True)
+        verdicts = pool.map(lambda m: judge(m, timeouts[m.killer] or LEAST_S), chosen)
+        left = 0
+        for mutant, verdict in zip(chosen, verdicts, strict=True):
+            left += verdict != "killed"
+            line = f"{verdict:9}{mutant.requirement:31}{mutant.guard} ({mutant.killer})"
+            print(line, flush=True)
     print(f"{len(chosen)} mutants, {len(chosen) - left} killed")
     return 1 if left else 0
 
