@@ -32,6 +32,7 @@ def constants(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tests" / name))
 
 
+@pytest.mark.timeout(60)  # importing an SDK alone takes seconds
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if examples_of(page)],

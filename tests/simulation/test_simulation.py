@@ -36,6 +36,7 @@ def test_random_programs_do_the_same_as_without_headstart(first):
     assert [describe(seed, error) for seed, error in failures.items()] == []
 
 
+@pytest.mark.timeout(120)
 def test_a_program_does_alone_what_it_does_among_others():
     among = _record(range(SAMPLE), at_once=SAMPLE)
     assert _record(range(SAMPLE), at_once=1) == among
