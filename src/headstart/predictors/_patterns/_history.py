@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import functools
-import sys
 from bisect import bisect_left
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,8 @@ MAX_READINGS = 512
 MAX_KEPT_CHARACTERS = 20_000
 """Of a longer text the reading is not kept for other conversations."""
 MAX_ARGUMENT_CHARACTERS = 100_000
+_MAX_NAMED = 8_192
+"""Words of which what they are behind a prefix is kept."""
 _SHORT_CHARACTERS = 2_000
 """Longer arguments are decoded each time."""
 
@@ -96,6 +97,22 @@ def _read_anew(text: str) -> tuple[str, dict[str, Any]]:
 # The same call is looked at when it is asked for, at each moment that is learned from,
 # and when its conversation goes on.
 _read_short = functools.lru_cache(maxsize=256)(_read_anew)
+
+
+class _Named(dict[str, str]):
+    """Words behind a prefix: the same texts each time, which are found faster."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= _MAX_NAMED:
+            self.clear()
+        named = self[word] = f"{self._prefix}:{word}"
+        return named
+
+
+_named = functools.lru_cache(maxsize=16)(_Named)
 
 
 class History:
@@ -172,10 +189,10 @@ class History:
         """The words of the message at `at`, each behind a prefix; none for -1."""
         known = self._said_by.get((prefix, at))
         if known is None:
-            # Looking a text up is faster where it is the same object. What is learned
-            # must not depend on the order of a set: every process has another.
+            # What is learned must not depend on the order of a set: every process has
+            # another.
             words = sorted(self.read().words.get(at, ()))
-            known = [sys.intern(f"{prefix}:{word}") for word in words]
+            known = [*map(_named(prefix).__getitem__, words)]
             self._said_by[prefix, at] = known
         return known
 
