@@ -14,6 +14,7 @@ import functools
 import json
 import math
 from itertools import repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from headstart._errors import UsageError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ._familiar import Familiar
     from ._moment import Moment
-    from ._options import Chosen, Option
+    from ._options import Chosen, Option, Standing
     from ._relations import Together, Worth
     from ._sources import Source
     from ._weights import Scope
@@ -192,16 +193,10 @@ class ArgumentModel:
         if not sources:
             return []
         limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
-        used = moment.used.get((tool, name), _UNUSED)
+        used = moment.used_as(tool, name)
         options = gather(sources, moment, used, MAX_GATHERED)
         if len(options) > limit:
-            own = self.weights.scope(f"{slot}{moment.mode}")
-            options.sort(
-                key=lambda option: (
-                    -own.total(option.standing[0]) - own.total(option.more)
-                )
-            )
-            del options[limit:]
+            _keep_best(options, limit, self.weights.scope(f"{slot}{moment.mode}"))
         describe(options, moment, used, moment.next_row(tool))
         return options
 
@@ -316,20 +311,37 @@ class ArgumentModel:
 
 
 _ZEROS = repeat(0.0)
-_UNUSED: dict[str, int] = {}
+_BY_SCORE = attrgetter("score")
 _PRIOR = {"n:row": 2.0, "x:object!": 1.5, "x:same": -1.0, "x:apart": -0.5}
 """What is expected of relations before anything is learned about them."""
 _NONE = ("none",)
 """The feature of the outcome that no known value is the right one."""
 
 
+def _keep_best(options: list[Option], limit: int, own: Scope) -> None:
+    """Keep the best options by where they come from, the best first."""
+    worths: dict[Standing, float] = {}
+    for option in options:
+        standing = option.standing
+        worth = worths.get(standing)
+        if worth is None:
+            worth = worths[standing] = own.total(standing.named)
+        option.score = worth + own.total(option.more) if option.more else worth
+    options.sort(key=_BY_SCORE, reverse=True)
+    del options[limit:]
+
+
 def _score(options: Iterable[Option], own: Scope, shared: Scope) -> None:
     """Set how well options fit."""
     own_get, shared_get = own.weights.get, shared.weights.get
+    worths: dict[Standing, float] = {}
     for option in options:
-        named, general = option.standing
+        standing = option.standing
+        score = worths.get(standing)
+        if score is None:
+            score = own.total(standing.named) + shared.total(standing.general)
+            worths[standing] = score
         more, piece = option.more, option.piece
-        score = sum(map(own_get, named, _ZEROS)) + sum(map(shared_get, general, _ZEROS))
         score += sum(map(own_get, more, _ZEROS)) + sum(map(shared_get, more, _ZEROS))
         if piece is not None:
             if piece.worth is None:

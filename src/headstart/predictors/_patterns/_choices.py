@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._contexts import NO_CALL, ContextCounts
-from ._weights import LEAST_GRADIENT, Weights, logistic, logit
+from ._outcome_weights import OutcomeWeights
+from ._weights import LEAST_GRADIENT, logistic, logit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ._familiar import Familiar
     from ._moment import Moment
-    from ._weights import Scope
 
 MAX_OUTCOMES = 10
 """Outcomes that are looked at, of one moment."""
@@ -30,7 +30,7 @@ class ChoiceModel:
 
     def __init__(self, familiar: Familiar) -> None:
         self.contexts = ContextCounts()
-        self.weights = Weights(rate=0.08)
+        self.weights = OutcomeWeights(rate=0.08)
         self._familiar = familiar
 
     def probabilities(self, moment: Moment) -> dict[str, float]:
@@ -39,11 +39,12 @@ class ChoiceModel:
             known = self._familiar.known  # no other word has weights
             words = [word for word in _described_words(moment) if word in known]
             features = [*_described(moment), *words]
+            active = self._active(moment)
+            names = [f"{outcome}{moment.mode}" for outcome in active]
+            totals = self.weights.totals(features, names)
             moment.probabilities = {
-                outcome: logistic(
-                    logit(p) + self._scope(outcome, moment).total(features)
-                )
-                for outcome, p in self._active(moment).items()
+                outcome: logistic(logit(p) + total)
+                for (outcome, p), total in zip(active.items(), totals, strict=True)
             }
         return moment.probabilities
 
@@ -70,17 +71,15 @@ class ChoiceModel:
         familiar = self._familiar.choose(_described_words(moment), run)
         # Many words say little each: together they move as far as a few features.
         share = _WORDS_SHARE / max(_WORDS_SHARE, len(familiar))
+        gradients: dict[str, float] = {}
         for outcome, p in stated.items():
             gradient = p - (outcome in right)
             if abs(gradient) > LEAST_GRADIENT:
-                name = f"{outcome}{moment.mode}"
-                self.weights.step(name, known, gradient, share=_KNOWN_SHARE)
-                self.weights.step(name, familiar, gradient, share=share)
+                gradients[f"{outcome}{moment.mode}"] = gradient
+        self.weights.step(known, gradients, _KNOWN_SHARE)
+        self.weights.step(familiar, gradients, share)
         if not moment.partial:
             self.contexts.learn(moment.symbols, right)
-
-    def _scope(self, outcome: str, moment: Moment) -> Scope:
-        return self.weights.scope(f"{outcome}{moment.mode}")
 
     def merge(self, other: ChoiceModel) -> None:
         """Take in what others learned."""

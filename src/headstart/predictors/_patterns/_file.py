@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from headstart._errors import UsageError
 
 from ._reliability import BINS, MAX_SEEN
-from ._weights import LIMIT, MAX_FEATURES, Scope, Weights
+from ._weights import LEAST_WEIGHT, LIMIT, MAX_FEATURES, Scope, Weights
 
 if TYPE_CHECKING:
     import os
@@ -29,8 +29,6 @@ VERSION = 1
 MAX_FILE_CHARACTERS = 50_000_000
 _MAX_NAME = 2_000
 _MOST = 1e9
-_LEAST_WEIGHT = 0.01
-"""Less than this changes no prediction, and is not written."""
 
 
 def load_patterns(path: str | os.PathLike[str]) -> Any:
@@ -159,7 +157,7 @@ def write_weights(weights: Weights) -> dict[str, dict[str, list[float]]]:
         name: {
             feature: [round(weight, 3), round(scope.seen[feature], 3)]
             for feature, weight in scope.weights.items()
-            if abs(weight) >= _LEAST_WEIGHT
+            if abs(weight) >= LEAST_WEIGHT
         }
         for name, scope in weights.scopes.items()
     }

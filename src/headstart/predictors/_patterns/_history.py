@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-import sys
+import functools
 from bisect import bisect_left
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,10 @@ MAX_READINGS = 512
 MAX_KEPT_CHARACTERS = 20_000
 """Of a longer text the reading is not kept for other conversations."""
 MAX_ARGUMENT_CHARACTERS = 100_000
+_MAX_NAMED = 8_192
+"""Words of which what they are behind a prefix is kept."""
+_SHORT_CHARACTERS = 2_000
+"""Longer arguments are decoded each time."""
 
 USER, PLAIN, FAILED = "user", "plain", "failed"
 """Symbols beside the tools' names. A tool's name in a context never equals one of
@@ -71,16 +75,44 @@ class PastCall:
 
 def call_key(call: ToolCall) -> CallKey:
     """What equal calls have in common."""
-    if len(call.arguments) > MAX_ARGUMENT_CHARACTERS:
-        return call.name, f"\0{hash(call.arguments)}"
-    return call.name, canonical_arguments(call.arguments) or f"\0{call.arguments}"
+    return call.name, _read_call(call.arguments)[0]
 
 
 def read_arguments(call: ToolCall) -> dict[str, Any]:
     """A call's arguments; empty where they are no object, or too long to look at."""
-    if len(call.arguments) > MAX_ARGUMENT_CHARACTERS:
-        return {}
-    return decode_arguments(call.arguments) or {}
+    return _read_call(call.arguments)[1]
+
+
+def _read_call(text: str) -> tuple[str, dict[str, Any]]:
+    """A call's arguments: what equal ones have in common, and decoded."""
+    if len(text) > MAX_ARGUMENT_CHARACTERS:
+        return f"\0{hash(text)}", {}
+    return _read_short(text) if len(text) <= _SHORT_CHARACTERS else _read_anew(text)
+
+
+def _read_anew(text: str) -> tuple[str, dict[str, Any]]:
+    return canonical_arguments(text) or f"\0{text}", decode_arguments(text) or {}
+
+
+# The same call is looked at when it is asked for, at each moment that is learned from,
+# and when its conversation goes on.
+_read_short = functools.lru_cache(maxsize=256)(_read_anew)
+
+
+class _Named(dict[str, str]):
+    """Words behind a prefix: the same texts each time, which are found faster."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= _MAX_NAMED:
+            self.clear()
+        named = self[word] = f"{self._prefix}:{word}"
+        return named
+
+
+_named = functools.lru_cache(maxsize=16)(_Named)
 
 
 class History:
@@ -157,10 +189,10 @@ class History:
         """The words of the message at `at`, each behind a prefix; none for -1."""
         known = self._said_by.get((prefix, at))
         if known is None:
-            # Looking a text up is faster where it is the same object. What is learned
-            # must not depend on the order of a set: every process has another.
+            # What is learned must not depend on the order of a set: every process has
+            # another.
             words = sorted(self.read().words.get(at, ()))
-            known = [sys.intern(f"{prefix}:{word}") for word in words]
+            known = [*map(_named(prefix).__getitem__, words)]
             self._said_by[prefix, at] = known
         return known
 

@@ -30,6 +30,7 @@ Stage = Literal["asked", "calling", "idle", "writing"]
 """The model has been asked; its calls run; the user is to speak; the answer's text is
 being written."""
 
+_READ = Effect.READ
 _NO_WORDS: frozenset[str] = frozenset()
 _NO_TEXTS: set[str] = set()
 WRITING = "writing"
@@ -186,6 +187,15 @@ class Moment:
             self._calls_of[tool] = calls
         return calls
 
+    def used_as(self, tool: str, name: str) -> dict[str, int]:
+        """Where each value was used last as one argument of a tool."""
+        used: dict[str, int] = {}
+        for call in self.calls_of(tool):
+            if name in call.arguments:
+                for each in scalars(call.arguments[name]):
+                    used[each] = call.at
+        return used
+
     @once
     def recent_calls(self) -> list[ToolCall]:
         """The newest calls as the model wrote them, the newest first."""
@@ -261,17 +271,6 @@ class Moment:
         return -1
 
     @once
-    def used(self) -> dict[tuple[str, str], dict[str, int]]:
-        """By tool and argument: where each value was used last."""
-        used: dict[tuple[str, str], dict[str, int]] = {}
-        for call in self.calls:
-            for name, value in call.arguments.items():
-                places = used.setdefault((call.tool, name), {})
-                for each in scalars(value):
-                    places[each] = call.at
-        return used
-
-    @once
     def asked_words(self) -> frozenset[str]:
         """The words in the arguments of the newest call."""
         if not self.calls:
@@ -307,7 +306,7 @@ class Moment:
     def is_read(self, tool: str) -> bool:
         """Whether a tool is known to change nothing."""
         known = self.tools.get(tool)
-        return known is not None and known.effect is Effect.READ
+        return known is not None and known.effect is _READ
 
     def newest(self, source: str) -> Sequence[tuple[int, Sequence[Item]]]:
         """The newest groups of values of one source that are looked at at all."""

@@ -21,17 +21,33 @@ if TYPE_CHECKING:
 MAX_OF_SOURCE = 16
 MAX_SHORTLISTED = 256
 MAX_PLACES = 12
+_LAST_PLACE = 4
+"""Later places in a list are told apart no more."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-_RANKS = ("0", "1", "2", "3", "4", "5")
+_RANKS = ("0", "1", "2", "3", "4", "5", "u")
 _KNOWN_SOURCES = 3
 """Sources of a value that are told from each other by what came last."""
+_USED = len(_RANKS) - 1
+"""The rank of a value that an earlier call had; others are counted."""
 
 Chosen: TypeAlias = "tuple[Option, ...]"
 Places: TypeAlias = "dict[Place, Item]"
 """By message, and object or text in it: what stands there."""
 
 
-Standing: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...]]"
+class Standing:
+    """Where values stand among those of their source: many options share one.
+
+    Attributes:
+        named: The features of that.
+        general: Those of them that do not name the source.
+    """
+
+    __slots__ = ("general", "named")
+
+    def __init__(self, named: tuple[str, ...], general: tuple[str, ...]) -> None:
+        self.named = named
+        self.general = general
 
 
 class Piece:
@@ -62,8 +78,7 @@ class Option:
         value: The value, as JSON.
         text: The value as text.
         sources: Where it comes from.
-        standing: The features of where it stands, and those of them that do not name
-            the place.
+        standing: Where it stands among the values of its source.
         more: Further features of its own.
         at: The position of the message where it stands; -1 for a constant.
         item: What stands there.
@@ -137,7 +152,7 @@ class Option:
     def features(self) -> list[str]:
         """What is known about it."""
         described = () if self.piece is None else self.piece.features
-        return [*self.standing[0], *self.more, *described]
+        return [*self.standing.named, *self.more, *described]
 
     @property
     def mention(self) -> str:
@@ -188,7 +203,7 @@ def _gather_values(
     found: dict[str, Option],
     limit: int,
 ) -> None:
-    name, feature, how, steps = source.name, source.feature, source.change, source.steps
+    name, how, steps = source.name, source.change, source.steps
     taken = 0
     for order, (at, segment) in enumerate(segments):
         age = min(order, 3)
@@ -214,11 +229,10 @@ def _gather_values(
             if taken >= MAX_OF_SOURCE or len(found) >= limit:
                 return
             taken += 1
-            rank = "u" if is_used else _RANKS[min(5, unused)]
-            place = min(4, item.rank)
+            rank = _USED if is_used else unused if unused < _USED else _USED - 1
             if steps:
                 value = wrap(steps, value)
-            standing = _standing(feature, age, rank, place)
+            standing = _standing(source, age, rank, item.rank)
             found[text] = Option(value, text, name, at, item, standing)
 
 
@@ -232,7 +246,7 @@ def _add(
 ) -> None:
     known = found.get(text)
     if known is None:
-        standing = ((source.feature,), ())
+        standing = Standing((source.feature,), ())
         found[text] = Option(value, text, source.name, at, item, standing)
     else:
         known.sources += (source.name,)
@@ -254,17 +268,17 @@ def _shortlist(
     return short
 
 
-@functools.lru_cache(maxsize=8_192)
-def _standing(feature: str, age: int, rank: str, place: int) -> Standing:
-    """The features of where a value stands among those of its source."""
-    general = f"a:{age}", f"i:{place}", f"q:{rank}"
-    return (feature, f"{feature}:{age}{rank}", *general), general
-
-
-@functools.lru_cache(maxsize=8_192)
-def _behind(last: str, source: str) -> str:
-    """The feature of a source after a symbol."""
-    return f"s@{last}:{source}"
+def _standing(source: Source, age: int, rank: int, place: int) -> Standing:
+    """Where a value stands: made once for each source and place."""
+    place = min(place, _LAST_PLACE)
+    code = (age * len(_RANKS) + rank) * (_LAST_PLACE + 1) + place
+    known: Standing | None = source.standings.get(code)
+    if known is None:
+        feature, how = source.feature, _RANKS[rank]
+        general = f"a:{age}", f"i:{place}", f"q:{how}"
+        known = Standing((feature, f"{feature}:{age}{how}", *general), general)
+        source.standings[code] = known
+    return known
 
 
 def describe(
@@ -282,6 +296,7 @@ def describe(
     usual = _mark(next(reversed(used))) if used else None
     last_user = moment.last_user
     pieces = moment.pieces
+    behind: dict[str, str] = {}  # by source: its feature after the last symbol
     for option in options:
         more = option.more
         if row is not NO_ROW and row in option.places:
@@ -295,11 +310,11 @@ def describe(
                 more.append("u:last" if at == newest else "u:earlier")
             # How it is written, and how such an argument was written before.
             more.append(_marks(_mark(option.text), usual))
-        sources = option.sources
-        if len(sources) == 1:
-            more.append(_behind(last, sources[0]))
-        else:
-            more += [_behind(last, each) for each in sources[:_KNOWN_SOURCES]]
+        for source in option.sources[:_KNOWN_SOURCES]:
+            feature = behind.get(source)
+            if feature is None:
+                feature = behind[source] = f"s@{last}:{source}"
+            more.append(feature)
         item = option.item
         if item is None:
             continue

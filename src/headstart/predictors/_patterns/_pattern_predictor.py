@@ -30,7 +30,7 @@ from ._history import Histories, History, call_key, read_arguments
 from ._moment import Moment
 from ._ranking import MAX_CANDIDATES, Candidate, Ranking, describe
 from ._sources import is_own
-from ._weights import logit
+from ._weights import Weights, logit
 from ._writing import Writing
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class PatternPredictor:
             "answers": self.answers,
             "familiar": sorted(self._familiar.known),
             "contexts": write_counts(self._choices.contexts.contexts),
-            "choices": write_weights(self._choices.weights),
+            "choices": write_weights(self._choices.weights.by_outcome()),
             "signatures": write_counts(self._arguments.signatures),
             "sources": write_counts(self._arguments.sources),
             "arguments": write_weights(self._arguments.weights),
@@ -274,7 +274,9 @@ class PatternPredictor:
         patterns._familiar.read(tables.get("familiar", []))
         choices, arguments = patterns._choices, patterns._arguments
         choices.contexts.read(read_counts(tables, "contexts"))
-        read_weights(tables, "choices", choices.weights)
+        by_outcome = Weights(choices.weights.rate)
+        read_weights(tables, "choices", by_outcome)
+        choices.weights.read(by_outcome)
         arguments.read(
             signatures=read_counts(tables, "signatures"),
             sources=read_counts(tables, "sources"),

@@ -48,7 +48,7 @@ class Reliability:
         table = self._tables.get(tool)
         if table is None:
             table = self._tables[tool] = _Table(bins)
-        shift = table.shifts[lower] * (1 - share) + table.shifts[upper] * share
+        shift = table.shift(lower) * (1 - share) + table.shift(upper) * share
         odds = logit(stated) + shift
         held = logistic(odds)
         near = bins[lower][0] * (1 - share) + bins[upper][0] * share
@@ -88,15 +88,15 @@ class _Table:
     """What bins say, worked out once: by bin.
 
     Attributes:
-        shifts: How far the log-odds of what was stated were off.
         seen: How many outcomes there were in this bin and those above.
         true: How many of them came true.
     """
 
-    __slots__ = ("seen", "shifts", "true")
+    __slots__ = ("_bins", "_shifts", "seen", "true")
 
     def __init__(self, bins: Bins) -> None:
-        self.shifts = [_shift(entry) for entry in bins]
+        self._bins = bins
+        self._shifts: dict[int, float] = {}
         self.seen = [0.0] * BINS
         self.true = [0.0] * BINS
         seen = true = 0.0
@@ -104,6 +104,13 @@ class _Table:
             seen += bins[place][0]
             true += bins[place][2]
             self.seen[place], self.true[place] = seen, true
+
+    def shift(self, place: int) -> float:
+        """How far the log-odds of what was stated were off, in one bin."""
+        shift = self._shifts.get(place)
+        if shift is None:  # of most bins this is never asked
+            shift = self._shifts[place] = _shift(self._bins[place])
+        return shift
 
 
 def _shift(entry: list[float]) -> float:

@@ -52,6 +52,7 @@ class Source:
         is_constant: Whether it is a constant.
         value: The constant.
         text: The constant as text.
+        standings: What `_options` found out of values from it.
         steps: In what a value is wrapped; `None` for a list of all values.
         path: The kind of place.
         change: How a value is changed; empty if it is not.
@@ -63,6 +64,7 @@ class Source:
         "is_constant",
         "name",
         "path",
+        "standings",
         "steps",
         "text",
         "value",
@@ -76,6 +78,7 @@ class Source:
         self.text = ""
         self.steps: tuple[int | str, ...] | None = ()
         self.path = self.change = ""
+        self.standings: dict[int, Any] = {}
         if self.is_constant:
             self.value = json.loads(name[1:])
             text = isinstance(self.value, str)

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 LIMIT = 6.0
 """No weight is further from zero, whatever it was taught."""
+LEAST_WEIGHT = 0.01
+"""Less than this changes no prediction, and is not written."""
 MAX_FEATURES = 1_500
 """Features of one scope; beyond, those about which least was learned are forgotten."""
 LEAST_GRADIENT = 0.03
 """Examples that were foreseen better than this teach nothing."""
-_FADING = 0.999
-_STEADY = 0.02
+FADING = 0.999
+STEADY = 0.02
 _ZEROS = repeat(0.0)
 
 
@@ -46,9 +48,9 @@ class Scope:
         weight_of, seen_of = weights.get, all_seen.get
         square, move = gradient * gradient, rate * gradient
         for feature in features:
-            seen = seen_of(feature, 0.0) * _FADING + square
+            seen = seen_of(feature, 0.0) * FADING + square
             all_seen[feature] = seen
-            weight = weight_of(feature, 0.0) - move / sqrt(seen + _STEADY)
+            weight = weight_of(feature, 0.0) - move / sqrt(seen + STEADY)
             if not -LIMIT < weight < LIMIT:
                 weight = math.copysign(LIMIT, weight)
             weights[feature] = weight
