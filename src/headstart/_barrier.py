@@ -646,6 +646,12 @@ def tell_abandoned_wait() -> None:
         _announce_abandoned_wait(_core_of(here))
 
 
+def forget_waits(barrier: WriteBarrier) -> None:
+    """Tell of no wait any more: the call that this was for has ended."""
+    core = _core_of(barrier)
+    core.on_first_wait = core.on_abandoned_wait = None
+
+
 def wait_patiently_blocking(barrier: WriteBarrier, timeout: float | None) -> None:
     """Wait for a verdict in a thread, for who gives the call up himself if he stops."""
     _wait_blocking(_core_of(barrier), timeout, patient=True)

@@ -9,6 +9,9 @@ Rules of this file:
 3. The task never raises into its task group, interrupts of the process aside.
 4. Cleaning up never relies on the task's own `finally`: a task that is cancelled
    before its first step runs none.
+5. A call that has ended and is settled refers to nobody who refers to it, so that it is
+   freed at once. Garbage that only the collector finds makes it look through everything
+   that is alive, again and again, in all sessions.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from ._barrier import BarrierState, WriteBarrier, running_in
+from ._barrier import BarrierState, WriteBarrier, forget_waits, running_in
 from ._calls import ToolCall, ToolResult
 from ._clock import running_clock
 from ._errors import SpeculationError, UsageError
@@ -268,6 +271,13 @@ class ToolCallSpeculator:
             self._done.set()
         if self._on_end is not None:
             self._on_end()
+        self._on_hold = self._on_end = self._on_early_result = None
+        self._context.end()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.ended and self._gate.effective_state is not BarrierState.HELD:
+            forget_waits(self._gate)
 
     def _follow_gate(self) -> None:
         self._obey_barrier()
@@ -312,6 +322,7 @@ class ToolCallSpeculator:
         if self.held_at >= 0 and self.tool.timeout is not None:
             left = self.tool.timeout - (self.held_at - self.started_at)
             self._scope.deadline = self.released_at + left
+        self._let_go()
 
     def _receive_early_result(self, result: ToolResult) -> None:
         if self._lifecycle.state in _UNUSABLE:

@@ -378,6 +378,11 @@ class LaunchPool:
             proposal.fingerprint = proposal.tool.fingerprint(proposal.arguments)
         return proposal.fingerprint
 
+    @property
+    def running(self) -> bool:
+        """Whether anything that was launched has not ended."""
+        return any(not launch.speculator.ended for launch in self._live)
+
     def unclaimed(self) -> list[Launch]:
         """Live launches that no call has claimed."""
         return [launch for launch in self._live if launch.slot is None]

@@ -83,11 +83,11 @@ class Experience:
     def note_outcome(self, tool: str, origin: str, *, hit: bool, stated: float) -> None:
         """What was stated with a probability turned out right or wrong."""
         old = self.record(tool, origin)
-        self._records[tool, origin] = replace(
-            old,
+        self._records[tool, origin] = Record(
             hits=old.hits * self._kept + hit,
             misses=old.misses * self._kept + (not hit),
             stated=(old.stated or 0.0) * self._kept + stated,
+            refused=old.refused,
         )
 
     def note_refusal(self, tool: str, origin: str) -> None:
@@ -281,6 +281,9 @@ class LimitPolicy:
 
     def refuse_launch(self, candidate: Candidate, /) -> str | None:
         """Why the call is not launched, in a few words; `None` admits it."""
+        return self._refuse_call(candidate, candidate.probability)
+
+    def _refuse_call(self, candidate: Candidate, probability: float) -> str | None:
         tool = candidate.tool
         of_tool = self.max_in_flight_of_tool
         if tool.max_concurrency is not None:
@@ -295,7 +298,7 @@ class LimitPolicy:
             (predicted and candidate.wasted_s >= self.max_wasted_s, "seconds wasted"),
             (candidate.spent_usd + tool.cost_usd > self.max_spent_usd, "money spent"),
             # The last, since a probe is launched although it is improbable.
-            (not candidate.probability >= self.min_probability, IMPROBABLE),  # or NaN
+            (not probability >= self.min_probability, IMPROBABLE),  # or NaN
         )
         return next((reason for refused, reason in refusals if refused), None)
 
@@ -353,7 +356,7 @@ class ValuePolicy(LimitPolicy):
         record = candidate.record
         p = record.calibrated(candidate.probability, weight=self.prior_weight)
         p *= candidate.turn_probability
-        refusal = LimitPolicy.refuse_launch(self, replace(candidate, probability=p))
+        refusal = self._refuse_call(candidate, p)
         if refusal is not None and refusal != IMPROBABLE:
             return refusal
         if (record.refused + 1) % self.probe_every == 0:

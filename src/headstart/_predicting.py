@@ -123,6 +123,8 @@ class PredictorDesk:
         else:
             self.ask(turn, group)
         for _ in range(3):  # the predictor's step, its launch's, and the tool's first
+            if not (self._pool.running or any(clerk.busy for clerk in self._clerks)):
+                break
             await anyio.lowlevel.checkpoint()
 
     def _ask_ahead(self, question: _Question, group: TaskGroup) -> None:
@@ -366,7 +368,7 @@ class _Clerk:
         self._answer = answer
         self._question: _Question | None = None
         self._asked = anyio.Event()
-        self._scope: anyio.CancelScope | None = None
+        self._scope = anyio.CancelScope()
         self._current: _Question | None = None
 
     def ask(self, question: _Question) -> None:
@@ -382,18 +384,31 @@ class _Clerk:
         self._question = question
         self._asked.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a question is not answered."""
+        return self._question is not None or self._current is not None
+
     def drop(self) -> None:
-        self._question = self._current = None
-        if self._scope is not None:
+        self._question = None
+        if self._current is not None:
+            self._current = None
             self._scope.cancel()
 
     async def serve(self) -> None:
         while True:
-            await self._asked.wait()
+            # One scope serves until an answer is cancelled, as most need no time.
+            with self._scope:
+                while not self._scope.cancel_called:
+                    await self._serve_next()
+            self._scope = anyio.CancelScope()
+
+    async def _serve_next(self) -> None:
+        question, self._question = self._question, None
+        if question is None:
             self._asked = anyio.Event()
-            question, self._question = self._question, None
-            if question is not None:
-                with anyio.CancelScope() as scope:
-                    self._scope, self._current = scope, question
-                    await self._answer(self._predictor, question, scope)
-                self._scope = self._current = None
+            await self._asked.wait()
+        else:
+            self._current = question
+            await self._answer(self._predictor, question, self._scope)
+            self._current = None

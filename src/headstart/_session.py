@@ -288,6 +288,7 @@ class Session(Generic[Deps]):
                     return response
             else:
                 self._turns.discard_ahead(previous, "the host asked for something else")
+            previous.let_go()
         turn = self._turns.current = self._turns.new_turn(request, None)
         if self._turns.speculate:
             await self._turns.desk.ask_next(turn, group)
@@ -338,6 +339,7 @@ class Session(Generic[Deps]):
             self._turns.current = previous
             self._turns.end_discarded(child, "its run was cancelled")
             return None
+        previous.let_go()
         hidden_s = min(asked_at, child.ended_at) - child.started_at
         self._recorder.emit(TurnConfirmed, turn=child.id, hidden_s=hidden_s)
         self._answered(child, response)
@@ -592,6 +594,8 @@ class Session(Generic[Deps]):
     def _finish(self, slot: Slot, result: ToolResult) -> None:
         turn = slot.turn
         slot.result = result
+        if slot.launch is not None:
+            slot.launch.slot = None  # which ends a circle of references
         self._turns.judge_early(slot, result)
         if slot.tool is not None and slot.tool.deterministic:
             self._turns.calls.note_result(slot, result)

@@ -164,6 +164,10 @@ class ToolContext(Generic[Deps]):
         if self._on_early_result is not None:
             self._on_early_result(result)
 
+    def end(self) -> None:
+        """Take no early result any more: the call has ended."""
+        self._on_early_result = None
+
 
 _running: ContextVar[ToolContext[Any] | None]
 _running = ContextVar("headstart_context", default=None)

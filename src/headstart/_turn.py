@@ -213,6 +213,11 @@ class Turn:
             Slot
         ] = []  # those that its children are built on, unanswered
 
+    def let_go(self) -> None:
+        """Drop its calls, which refer to it, when they have ended and the next has begun."""
+        if self.tools_ended:
+            self.slots = []
+
     @property
     def conversation(self) -> tuple[Message, ...]:
         """Every message known now: the request, the response, the final results."""

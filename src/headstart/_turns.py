@@ -118,6 +118,8 @@ class TurnTree:
     ) -> None:
         self._tools = tools
         self._policy = policy
+        # Above 1 is off: a policy that does not say so is asked each time.
+        self._runs_beside = getattr(policy, "min_beside_probability", 0.0) <= 1
         self._experience = experience
         self._recorder = recorder
         self._now = clock
@@ -403,7 +405,8 @@ class TurnTree:
         makes up: they are put right once it has.
         """
         if (
-            not (self.speculate and self.task_group and turn.forecast)
+            not (self._runs_beside and self.speculate and self.task_group)
+            or not turn.forecast
             or turn.response is not None
         ):
             return
