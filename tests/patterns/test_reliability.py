@@ -30,11 +30,15 @@ def test_what_never_held_is_hardly_stated():
     assert scored(100, share=0.0).correct("look", 0.5) < 0.2
 
 
-def test_nothing_seen_means_one_half_at_most():
-    assert Reliability().correct("look", 0.97) == 0.5
+def test_nothing_seen_means_less_than_one_half():
+    assert Reliability().correct("look", 0.97) < 0.5
 
 
 def test_a_surer_statement_stays_the_surer_one():
     reliability = scored(40, share=0.5)
     stated = [reliability.correct("look", place / 50) for place in range(1, 30)]
     assert stated == sorted(stated)
+
+
+def test_what_is_surer_than_all_that_was_seen_is_stated_with_less_than_one_half():
+    assert scored(100, share=0.5, stated=0.3).correct("look", 0.97) < 0.5

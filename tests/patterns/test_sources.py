@@ -373,3 +373,19 @@ def test_a_date_behind_what_is_not_read_is_left_out():
     teach(patterns, dated_run(1, "on {month} {day}", "2024-{number:02}-{day}"))
     run = Run().user(f"Hi.{' word' * 900} What came on May 29?")
     assert "2024-05-29" not in str(expected(patterns, run))
+
+
+def test_a_result_whose_text_is_json_has_fields():
+    patterns = PatternPredictor()
+
+    def run(number: int) -> Run:
+        about = {"kind": "a crate of many things", "owner": "k", "code": f"c{number}x"}
+        result = {"content": [{"type": "text", "text": json.dumps(about)}]}
+        find = ("list_depots", {"country": "NL"})
+        return Run().user("Look it up").asks(find).gets(result)
+
+    for number in range(100, 112):
+        teach(patterns, run(number).asks(("get_parcel", {"parcel": f"c{number}x"})))
+    prediction = patterns.propose(now(run(777)))[0]
+    assert json.loads(prediction.arguments_text) == {"parcel": "c777x"}
+    assert prediction.origin.endswith("list_depots>.content[].text:.code")

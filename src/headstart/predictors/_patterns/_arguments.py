@@ -19,6 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from headstart._errors import UsageError
 
+from ._alike import (
+    FEW,
+    add_alike,
+    expect_signature,
+    generalise_all,
+    shared_slots,
+    weigh_sources,
+)
 from ._explaining import explain, same
 from ._options import describe, gather
 from ._relations import Choice, join, relate
@@ -80,7 +88,7 @@ class ArgumentModel:
             moment: When it may be called.
             least: The log probability below which arguments are not looked at.
         """
-        signatures = self.signatures.get(tool)
+        signatures = self.signatures.get(tool) or expect_signature(tool, moment)
         if not signatures:
             return []
         seen = sum(signatures.values())
@@ -105,7 +113,7 @@ class ArgumentModel:
         least: float,
     ) -> list[tuple[Chosen, float]]:
         for name in names:
-            if not self._is_found(slot_of(tool, name), moment):
+            if not self._is_found(tool, name, moment):
                 return []
         beam: list[tuple[Chosen, float]] = [((), start)]
         width = BEAM if len(names) > 1 else WIDE
@@ -169,19 +177,33 @@ class ArgumentModel:
             none = own_weights.total(_NONE) + shared_weights.total(_NONE)
             options = self._find_options(slot, tool, name, moment)
             _score(options, own_weights, shared_weights)
+            if not self._is_known(tool):
+                weigh_sources(options, self._alike(tool, name))
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
-    def _sources_of(self, slot: str) -> tuple[Source, ...]:
+    def _sources_of(self, tool: str, name: str) -> tuple[Source, ...]:
         """The sources of an argument that are looked at."""
+        slot = slot_of(tool, name)
         sources = self._looked_at.get(slot)
         if sources is None:
+            if not self._is_known(tool):
+                return _most_usual(self._alike(tool, name))
             sources = self._looked_at[slot] = _most_usual(self.sources.get(slot))
         return sources
 
-    def _is_found(self, slot: str, moment: Moment) -> bool:
+    def _is_known(self, tool: str) -> bool:
+        """Whether a tool was called often enough to rely on its own calls alone."""
+        signatures = self.signatures.get(tool)
+        return signatures is not None and sum(signatures.values()) >= FEW
+
+    def _alike(self, tool: str, name: str) -> dict[str, float]:
+        """The sources of an argument, and those of arguments of its kind."""
+        return add_alike(self.sources.get(slot_of(tool, name), {}), name, self.sources)
+
+    def _is_found(self, tool: str, name: str, moment: Moment) -> bool:
         """Whether there is any value at the sources of an argument."""
-        for source in self._sources_of(slot):
+        for source in self._sources_of(tool, name):
             if source.is_constant or moment.newest(source.path):
                 return True
         return False
@@ -189,7 +211,7 @@ class ArgumentModel:
     def _find_options(
         self, slot: str, tool: str, name: str, moment: Moment
     ) -> list[Option]:
-        sources = self._sources_of(slot)
+        sources = self._sources_of(tool, name)
         if not sources:
             return []
         limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
@@ -226,6 +248,9 @@ class ArgumentModel:
                 counts = self.sources.setdefault(slot, {})
                 _count(counts, sources, MAX_SOURCES_KEPT)
                 self._looked_at.pop(slot, None)
+                shared = generalise_all(sources)
+                for each in shared_slots(name) if shared else ():
+                    _count(self.sources.setdefault(each, {}), shared, MAX_SOURCES_KEPT)
             chosen = (*chosen, right) if right is not None else ()
 
     def _learn_choice(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._contexts import NO_CALL, ContextCounts
+from ._named import MAX_NAMED, Names, find_named, index_names
 from ._outcome_weights import OutcomeWeights
 from ._weights import LEAST_GRADIENT, logistic, logit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from headstart._tools import Tool
 
     from ._familiar import Familiar
     from ._moment import Moment
@@ -32,6 +35,7 @@ class ChoiceModel:
         self.contexts = ContextCounts()
         self.weights = OutcomeWeights(rate=0.08)
         self._familiar = familiar
+        self._names: tuple[Mapping[str, Tool] | None, Names] = None, {}
 
     def probabilities(self, moment: Moment) -> dict[str, float]:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
@@ -42,19 +46,45 @@ class ChoiceModel:
             active = self._active(moment)
             names = [f"{outcome}{moment.mode}" for outcome in active]
             totals = self.weights.totals(features, names)
-            moment.probabilities = {
+            stated = moment.stated = {
                 outcome: logistic(logit(p) + total)
                 for (outcome, p), total in zip(active.items(), totals, strict=True)
             }
+            moment.probabilities = self._without_places(stated, moment)
         return moment.probabilities
+
+    def _without_places(
+        self, stated: dict[str, float], moment: Moment
+    ) -> dict[str, float]:
+        """What is stated of tools by name, and by their place in a result."""
+        named = self._named(moment)
+        if not named:
+            return stated
+        places = [_place(number) for number in range(MAX_NAMED)]
+        tools = {tool: p for tool, p in stated.items() if tool not in places}
+        for place, tool in zip(places, named, strict=False):
+            tools[tool] = max(tools.get(tool, 0.0), stated.get(place, 0.0))
+        return tools
+
+    def _named(self, moment: Moment) -> Sequence[str]:
+        """The tools that the newest results name, the first few."""
+        if moment.named is None:
+            tools, names = self._names
+            if tools is not moment.tools:
+                names = index_names(moment.tools)
+                self._names = moment.tools, names
+            messages = moment.history.messages[: moment.length]
+            moment.named = find_named(messages, names)[:MAX_NAMED]
+        return moment.named
 
     def _active(self, moment: Moment) -> dict[str, float]:
         known = self.contexts.probabilities(moment.symbols)
         offered: Mapping[str, object] = moment.tools
+        places = [_place(number) for number in range(len(self._named(moment)))]
         likely = [
             (p, outcome)
             for outcome, p in known.items()
-            if not offered or outcome in offered or not outcome
+            if not offered or outcome in offered or not outcome or outcome in places
         ]
         likely.sort(reverse=True)
         active = {outcome: max(p, _IMPROBABLE) for p, outcome in likely[:MAX_OUTCOMES]}
@@ -64,7 +94,11 @@ class ChoiceModel:
     def learn(self, moment: Moment, tools: Sequence[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
         right = dict.fromkeys(tools) or {NO_CALL: None}
-        stated = dict(self.probabilities(moment))
+        for number, tool in enumerate(self._named(moment)):
+            if tool in right:
+                right[_place(number)] = None
+        self.probabilities(moment)
+        stated = dict(moment.stated)
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
         known = _described(moment)
@@ -85,6 +119,11 @@ class ChoiceModel:
         """Take in what others learned."""
         self.contexts.merge(other.contexts)
         self.weights.merge(other.weights)
+
+
+def _place(number: int) -> str:
+    """The outcome that a tool is asked for by its place in a result."""
+    return f"@{number}"
 
 
 def _described(moment: Moment) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from headstart._tools import Effect
 
+from ._alike import find_alike, is_general
 from ._contexts import collapse
 from ._history import USER, History
 from ._once import once
@@ -84,6 +85,8 @@ class Moment:
         self.choices: dict[str, Choice] = {}
         self.candidates: list[Candidate] | None = None
         self.probabilities: dict[str, float] | None = None
+        self.stated: dict[str, float] = {}
+        self.named: Sequence[str] | None = None
         self.features: list[str] | None = None
         self.word_features: list[str] | None = None
         self.now = "U" if self.asked_now else "O"
@@ -321,6 +324,8 @@ class Moment:
         if self.partial and source.startswith(f"{WRITING}~"):
             items = [item for item in self.announced if item.source == source]
             return [(self.length, items)] if items else []
+        if is_general(source):
+            return find_alike(source, self)[:limit]
         for place in reversed(self.history.read().by_source.get(source, ())):
             if place[0] < self.length:
                 found.append(place)

@@ -12,6 +12,8 @@ MAX_SEEN = 400.0
 _PRIOR = 12.0
 """How many outcomes that are as stated each bin begins with."""
 _SURE = 0.985
+_UNSEEN = 0.45
+"""What is stated at most where nothing like it was seen: less than of a coin."""
 _KNOWN = 4.0
 """What is known of log-odds before anything was seen, as the inverse of a variance."""
 
@@ -35,12 +37,12 @@ class Reliability:
     def correct(self, tool: str, stated: float) -> float:
         """The probability to state, which keeps the order of what is stated nearly.
 
-        It is never above what was seen to hold: without any outcome it is at most one
-        half, and never much above the share of such outcomes that came true.
+        It is never above what was seen to hold: without any outcome it is rather
+        improbable, and never much above the share of such outcomes that came true.
         """
         bins = self.bins.get(tool)
         if bins is None:
-            return min(stated, 0.5)
+            return min(stated, _UNSEEN)
         place = min(max(stated * BINS - 0.5, 0.0), BINS - 1.0)
         lower = int(place)
         upper = min(lower + 1, BINS - 1)
@@ -54,11 +56,11 @@ class Reliability:
         near = bins[lower][0] * (1 - share) + bins[upper][0] * share
         doubt = 1 / math.sqrt(near * held * (1 - held) + _KNOWN)
         seen, true = table.seen[lower], table.true[lower]
-        most = (true + 1) / (seen + 2)
+        most = (true + 2 * _UNSEEN) / (seen + 2)
         return min(
             logistic(odds - self.caution * doubt),
             most if lower == BINS - 1 else max(most, (lower + 1.5) / BINS),
-            (seen + 1) / (seen + 2),
+            (seen + 2 * _UNSEEN) / (seen + 2),
             _SURE,
         )
 

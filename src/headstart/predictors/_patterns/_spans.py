@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, TypeAlias
 
 from ._dates import DIGIT, NAME, SLASH, find_dates, hint_at_date
+from ._phrases import CONNECTING, is_function_word, read_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +38,13 @@ _QUOTED = re.compile(
 )
 _QUOTE = re.compile("[\"'\u201c`]")
 _SENTENCE_END = frozenset(".!?:\u2026\u3002\uff01\uff1f\n")
-_ENDING = _SENTENCE_END | frozenset(",;)]}\uff0c\u3001")
+_ENDING = _SENTENCE_END | frozenset(',;)]}"\u201d`\uff0c\u3001')
+_OPENING = frozenset("([{\"'\u201c\u2018`")
 # Quotation marks, brackets, and what ends sentences and their parts in any script.
 _AROUND = (
     "([{<\"'\u201c\u201d\u2018\u2019\u00ab\u00bb*`~|)]}>"
     ".,;:!?\u2026\u3002\uff0c\u3001\uff01\uff1f\u060c\u061f\u0964"
 )
-_CONNECTING = frozenset(("of", "the", "and", "de", "du", "la", "in", "for", "&", "von"))
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.\w+$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+$", re.IGNORECASE)
 _TOKEN = re.compile(r"\S+")
@@ -52,9 +53,8 @@ _PART = re.compile(r"[^\W_]+|[\W_]+")
 
 Span: TypeAlias = "tuple[str, str, int, str, str]"
 """A piece of a text: the piece; its kind, which is its shape, `quoted`, `place`, `date`,
-`day` for a date without its year, `phrase`, or `opening` and `part` for a phrase that
-begins a sentence, and one between two connecting words; the number of its first token, -1
-where it has none; the word before it in lower case, or the shape of what is no word; and
+`day` for a date without its year, `numbered` for a phrase and a number behind it,
+`inner` for a phrase within a quotation, or a way to read a phrase (see `_phrases`); the number of its first token, -1 where it has none; the word before it in lower case, or the shape of what is no word; and
 the word behind it."""
 
 
@@ -176,13 +176,11 @@ def _read_spans(text: str) -> tuple[list[Span], Sentences]:
     tokens = text.split()[:MAX_TOKENS]
     read = [*map(_read_token, tokens)]
     last = len(tokens) - 1
-    run: list[int] = []
+    quoted = _quoted(text)
+    phrases = _Phrases(tokens, found, quoted)
     for i, (token, kind, _, _) in enumerate(read):
         if not kind:
-            if run and token not in _CONNECTING:
-                _end_phrase(run, tokens, found)
-            elif run:
-                run.append(i)
+            phrases.pass_word(i, token)
             continue
         if len(token) > MAX_VALUE_CHARACTERS:
             continue
@@ -191,32 +189,29 @@ def _read_spans(text: str) -> tuple[list[Span], Sentences]:
         found.append((token, kind, i, left, right))
         if kind in _READ_TWICE:
             found += [(*each, i, left, right) for each in _read_again(token, kind)]
-        if kind in ("Aa", "A") or (run and token[0].isupper()):
-            run.append(i)
-            raw = tokens[i]
-            if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
-                _note_place(run, tokens, found)
-                _end_phrase(run, tokens, found)
-        elif run:
-            _end_phrase(run, tokens, found)
-    if run:
-        _end_phrase(run, tokens, found)
+        phrases.take(i, token, kind)
+    phrases.end()
     hints = [each[3] for each in read]
     slashed = max(hints, default=0) >= SLASH
     named = _names_month(hints)
     if named or slashed or not text.isascii():
         found += _dated(text, tokens, named=named, slashed=slashed)
-    found += _quoted(text)
+    found += [(each, "quoted", -1, "", "") for each in quoted]
     return found, Sentences(tokens)
 
 
-def _quoted(text: str) -> list[Span]:
+def _quoted(text: str) -> list[str]:
+    """What is quoted, without the sentence's own punctuation."""
     if not _QUOTE.search(text):
         return []
-    return [
-        (match[match.lastindex or 0], "quoted", -1, "", "")
-        for match in _QUOTED.finditer(text)
-    ]
+    found: list[str] = []
+    for match in _QUOTED.finditer(text):
+        quotation = match[match.lastindex or 0]
+        bare = quotation.rstrip(".,;:")
+        found.append(bare or quotation)
+        if bare[-1:] in ("?", "!"):  # that may belong to either
+            found.append(bare[:-1])
+    return found
 
 
 def _names_month(hints: list[int]) -> bool:
@@ -313,48 +308,83 @@ def _neighbour(tokens: list[str], i: int) -> str:
     return _read_token(tokens[i])[2]
 
 
-def _end_phrase(run: list[int], tokens: list[str], found: list[Span]) -> None:
-    """Note a run of capitalised words as a phrase, with its parts, and begin anew."""
-    while run and tokens[run[-1]] in _CONNECTING:
-        run.pop()
-    if len(run) > 1:
-        parts = [("phrase", run[:])]
-        if run[0] == 0 or tokens[run[0] - 1][-1] in _SENTENCE_END:
-            # A sentence's first word is capitalised anyway: it may be no part of it.
-            parts = [("opening", run[:]), ("phrase", run[1:])]
-        pieces = _without_connecting(run, tokens)
-        if len(pieces) > 1:
-            parts += [("part", piece) for piece in pieces]
-        for kind, part in parts:
-            if len(part) > 1 and tokens[part[0]] not in _CONNECTING:
-                text = " ".join([tokens[i] for i in part]).strip(_AROUND)
-                left = _neighbour(tokens, part[0] - 1)
-                right = _neighbour(tokens, part[-1] + 1)
-                text = _without_possessive(text[:MAX_VALUE_CHARACTERS])
-                found.append((text, kind, part[0], left, right))
-    run.clear()
+class _Phrases:
+    """Notes phrases: runs of capitalised words, with connecting words between them.
 
+    Args:
+        tokens: The text's tokens.
+        found: Where to note them.
+        quoted: What the text quotes.
+    """
 
-def _note_place(run: list[int], tokens: list[str], found: list[Span]) -> None:
-    """Note a name that goes on behind a comma, such as a town and its country."""
-    i = run[-1] + 1
-    if tokens[run[-1]][-1] != "," or i == len(tokens) or not tokens[i][0].isupper():
-        return
-    end = i + 1
-    while end < min(len(tokens), i + 3) and tokens[end - 1][-1] not in _ENDING:
-        if not tokens[end][0].isupper():
-            break
-        end += 1
-    text = " ".join(tokens[run[0] : end]).strip(_AROUND)[:MAX_VALUE_CHARACTERS]
-    left, right = _neighbour(tokens, run[0] - 1), _neighbour(tokens, end)
-    found.append((_without_possessive(text), "place", run[0], left, right))
+    def __init__(self, tokens: list[str], found: list[Span], quoted: list[str]) -> None:
+        self._tokens = tokens
+        self._found = found
+        self._run: list[int] = []
+        self._quoted = "\n".join(quoted)
+        self._quotations = frozenset(quoted)
 
+    def pass_word(self, i: int, word: str) -> None:
+        """Go on behind a plain word."""
+        if self._run:
+            if word in CONNECTING:
+                self._run.append(i)
+            else:
+                self.end()
 
-def _without_connecting(run: list[int], tokens: list[str]) -> list[list[int]]:
-    pieces: list[list[int]] = [[]]
-    for i in run:
-        if tokens[i] in _CONNECTING:
-            pieces.append([])
-        else:
-            pieces[-1].append(i)
-    return [piece for piece in pieces if piece]
+    def take(self, i: int, token: str, kind: str) -> None:
+        """Go on behind a token that stands out."""
+        run, raw = self._run, self._tokens[i]
+        if run and raw[0] in _OPENING:
+            self.end()
+        if kind in ("Aa", "A") or (run and token[0].isupper()):
+            run.append(i)
+            if raw[-1] in _ENDING and not (raw[-1] == "." and len(token) == 1):
+                self._note_place()
+                self.end()
+        elif run:
+            if kind[0] == "9" and run[-1] == i - 1:
+                self._note_numbered(i)
+            self.end()
+
+    def end(self) -> None:
+        """Note the run in each way that it may be read, and begin anew."""
+        run, tokens = self._run, self._tokens
+        while run and tokens[run[-1]] in CONNECTING:
+            run.pop()
+        if not run:
+            return
+        begins = run[0] == 0 or tokens[run[0] - 1][-1] in _SENTENCE_END
+        for kind, part in read_phrase(run, tokens, begins=begins):
+            if len(part) > 1 or not is_function_word(tokens[part[0]]):
+                self._note(kind, part[0], part[-1], [tokens[i] for i in part])
+        run.clear()
+
+    def _note_numbered(self, i: int) -> None:
+        """Note a name that ends with a number, that at `i`."""
+        first = self._run[0]
+        if len(self._run) > 1 and is_function_word(self._tokens[first]):
+            first = self._run[1]
+        self._note("numbered", first, i, self._tokens[first : i + 1])
+
+    def _note_place(self) -> None:
+        """Note a name that goes on behind a comma, such as a town and its country."""
+        run, tokens = self._run, self._tokens
+        i = run[-1] + 1
+        if tokens[run[-1]][-1] != "," or i == len(tokens) or not tokens[i][0].isupper():
+            return
+        end = i + 1
+        while end < min(len(tokens), i + 3) and tokens[end - 1][-1] not in _ENDING:
+            if not tokens[end][0].isupper():
+                break
+            end += 1
+        self._note("place", run[0], end - 1, tokens[run[0] : end])
+
+    def _note(self, kind: str, first: int, last: int, words: list[str]) -> None:
+        text = " ".join(words).strip(_AROUND)[:MAX_VALUE_CHARACTERS]
+        text = _without_possessive(text)
+        if text in self._quoted and text not in self._quotations:
+            kind = "inner"
+        left = _neighbour(self._tokens, first - 1)
+        right = _neighbour(self._tokens, last + 1)
+        self._found.append((text, kind, first, left, right))

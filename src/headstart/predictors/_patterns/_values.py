@@ -126,7 +126,7 @@ class Reading:
             if value and len(value) <= MAX_VALUE_CHARACTERS:
                 self.add_value(source, value, group, kin)
             if len(value) > _TEXT_CHARACTERS and " " in value:
-                self.add_text(source, value)
+                self._add_long(source, value, depth)
         elif isinstance(value, dict):
             self._add_object(source, cast("dict[str, Any]", value), depth)
         elif isinstance(value, list):
@@ -135,6 +135,15 @@ class Reading:
                 self.add_json(inner, each, kin=kin, group=group, depth=depth + 1)
         elif isinstance(value, _NUMBERS) and not isinstance(value, bool):
             self.add_value(source, value, group, kin)
+
+    def _add_long(self, source: str, value: str, depth: int) -> None:
+        """Take the values of a long string, which may be JSON itself."""
+        parsed = parse(value)
+        if parsed is None:
+            self.add_text(source, value)
+        else:
+            group = self.new_group()
+            self.add_json(f"{source}:", parsed, group=group, depth=depth + 1)
 
     def _add_object(self, source: str, fields: dict[str, Any], depth: int) -> None:
         group = self.new_group()
