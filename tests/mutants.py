@@ -132,7 +132,7 @@ MUTANTS = [
         "a denial cancels the task",
         "barrier:parent-first",
         "_call_speculation.py",
-        "            self._scope.cancel()\n        elif self.barrier.state",
+        "            self._stop()\n        elif self.barrier.state",
         "        elif self.barrier.state",
         "tests/test_call_speculation.py",
     ),
@@ -216,11 +216,11 @@ MUTANTS = [
         "engine:same-transcript",
         "_call_speculation.py",
         "        if self.tool.timeout is not None:\n"
-        "            self._scope.deadline = self.started_at",
+        "            scope.deadline = self.started_at",
         "        if self.tool.timeout is None:\n"
-        "            self._scope.deadline = math.inf\n"
+        "            scope.deadline = math.inf\n"
         "        if False:\n"
-        "            self._scope.deadline = self.started_at",
+        "            scope.deadline = self.started_at",
         SIMULATION,
     ),
     # One request that is run ahead

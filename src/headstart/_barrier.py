@@ -88,10 +88,11 @@ class _Core:
         self.effective = HELD
         self.reason = ""  # of its own denial
         self.denied_by: _Core | None = None  # the origin of an effective denial
-        self.parents: list[_Core] = []  # those that were effectively held; none once
-        # it is not held itself, so that a long chain of turns does not stay in memory
         self.pending = 1  # itself, and its parents that are not effectively flushed
-        # All three are made when something is put in, as most stay empty.
+        # All four are made when something is put in, as most stay empty.
+        # Those that were effectively held; none once it is not held itself, so that a
+        # long chain of turns does not stay in memory.
+        self.parents: list[_Core] | None = None
         # Those that are effectively held. Sets in order, so that who is told first is
         # the same in every run.
         self.children: dict[_Core, None] | None = None
@@ -116,6 +117,8 @@ class _Core:
             elif self in parent.children:
                 return []
             parent.children[self] = None
+            if self.parents is None:
+                self.parents = []
             self.parents.append(parent)
             self.pending += 1
         return []
@@ -129,7 +132,7 @@ class _Core:
                 return True
             if core not in seen:
                 seen.add(core)
-                stack.extend(core.parents)
+                stack.extend(core.parents or ())
         return False
 
     def settle(self, state: BarrierState, reason: str) -> list[_Waiter] | None:
@@ -171,7 +174,7 @@ def _spread_denial(first: _Core, origin: _Core) -> list[_Waiter]:
             continue
         core.effective = DENIED
         core.denied_by = origin
-        for parent in core.parents:
+        for parent in core.parents or ():
             if parent.children is not None:
                 parent.children.pop(core, None)
         _empty(core, woken, stack)
@@ -192,7 +195,7 @@ def _spread_flush(first: _Core) -> list[_Waiter]:
 
 
 def _empty(core: _Core, woken: list[_Waiter], stack: list[_Core]) -> None:
-    core.parents = []
+    core.parents = None
     if core.waiters is not None:
         woken.extend(core.waiters)
         core.waiters = None

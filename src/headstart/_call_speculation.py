@@ -156,6 +156,8 @@ class ToolCallSpeculator:
         self._value: Any = None
         self._error: BaseException | None = None
         self._task_group: TaskGroup | None = None
+        # Of its task, until that has ended.
+        self._scope: anyio.CancelScope | None = None
 
     def __repr__(self) -> str:
         return f"<ToolCallSpeculator {self.tool.name!r} {self.state.value}>"
@@ -216,11 +218,11 @@ class ToolCallSpeculator:
         self._on_hold = on_hold
         self._on_end = on_end
         self._on_early_result = on_early_result or self._on_early_result
-        self._scope = anyio.CancelScope()
+        self._scope = scope = anyio.CancelScope()
         self._now = clock or running_clock()
         self.started_at = self._now()
         if self.tool.timeout is not None:
-            self._scope.deadline = self.started_at + self.tool.timeout
+            scope.deadline = self.started_at + self.tool.timeout
         if self._gate is self.barrier:
             self._gate.on_settled(self._follow_gate)
         else:
@@ -229,11 +231,11 @@ class ToolCallSpeculator:
         self._loop = threading.get_ident(), anyio.lowlevel.current_token()
         self._gate.on_first_wait(self._note_hold)
         self._gate.on_abandoned_wait(self._note_impatience)
-        task_group.start_soon(self._run, name=f"headstart {self.tool.name}")
+        task_group.start_soon(self._run, scope, name=f"headstart {self.tool.name}")
 
-    async def _run(self) -> None:
+    async def _run(self, scope: anyio.CancelScope) -> None:
         try:
-            with self._scope:
+            with scope:
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 with running_in(self._gate), entered(self._context):
                     arguments = self.tool.validate(self.arguments)
@@ -247,7 +249,7 @@ class ToolCallSpeculator:
                 self.cancel("its tool was cancelled")
             self._end(failure)
             return
-        if self._scope.cancelled_caught and self._lifecycle.state not in _UNUSABLE:
+        if scope.cancelled_caught and self._lifecycle.state not in _UNUSABLE:
             late = f"The tool {self.tool.name!r} took over {self.tool.timeout} s."
             self._end(TimeoutError(late))
         else:
@@ -271,7 +273,8 @@ class ToolCallSpeculator:
             self._done.set()
         if self._on_end is not None:
             self._on_end()
-        self._on_hold = self._on_end = self._on_early_result = None
+        # It may be kept for long, so it keeps as little as it can.
+        self._scope = self._on_hold = self._on_end = self._on_early_result = None
         self._context.end()
         self._let_go()
 
@@ -290,7 +293,7 @@ class ToolCallSpeculator:
                 self._lifecycle.advance(SpeculationInput.DISCARD)
             elif self._lifecycle.accepts(SpeculationInput.CANCEL):
                 self._lifecycle.advance(SpeculationInput.CANCEL)
-            self._scope.cancel()
+            self._stop()
         elif self.barrier.state is BarrierState.FLUSHED and self._lifecycle.accepts(
             SpeculationInput.FLUSH
         ):
@@ -312,15 +315,17 @@ class ToolCallSpeculator:
 
     def _hold(self) -> None:
         self.held_at = self._now()
-        if self.released_at < 0:  # a thread may tell it late
+        # A thread may tell it late: after the release, or after the end.
+        if self._scope is not None and self.released_at < 0:
             self._scope.deadline = math.inf  # time that it is held is not its own
         if self._on_hold is not None:
             self._on_hold()
 
     def _note_release(self) -> None:
         self.released_at = self._now()
-        if self.held_at >= 0 and self.tool.timeout is not None:
-            left = self.tool.timeout - (self.held_at - self.started_at)
+        timeout = self.tool.timeout
+        if self._scope is not None and self.held_at >= 0 and timeout is not None:
+            left = timeout - (self.held_at - self.started_at)
             self._scope.deadline = self.released_at + left
         self._let_go()
 
@@ -421,6 +426,10 @@ class ToolCallSpeculator:
         """Cancel the task of a confirmed call, because its host was cancelled."""
         if self._lifecycle.accepts(SpeculationInput.CANCEL):
             self._lifecycle.advance(SpeculationInput.CANCEL)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._scope is not None:
             self._scope.cancel()
 
     def running_seconds(self, now: float) -> float:

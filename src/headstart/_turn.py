@@ -214,7 +214,7 @@ class Turn:
         ] = []  # those that its children are built on, unanswered
 
     def let_go(self) -> None:
-        """Drop its calls, which refer to it, when they have ended and the next has begun."""
+        """Drop its calls, which refer to it, if they have ended: it is not current now."""
         if self.tools_ended:
             self.slots = []
 

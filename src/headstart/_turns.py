@@ -163,6 +163,7 @@ class TurnTree:
         self.speculate, self.task_group = False, None
         if self.current is not None:
             self.discard_ahead(self.current, "the session ended")
+            self.current.let_go()
         self.pool.close()
 
     def new_turn(self, request: ModelRequest, parent: Turn | None) -> Turn:

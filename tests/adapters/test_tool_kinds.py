@@ -18,7 +18,7 @@ from .tool_kinds import KINDS
 def load(module):
     """A framework and what its own tests have; `None` where it is not installed."""
     try:
-        return importlib.import_module(f"tests.adapters.{module}")
+        return importlib.import_module(f".{module}", __package__)
     except pytest.skip.Exception:
         return None
 

@@ -83,7 +83,7 @@ async def test_open_ancestors_are_not_kept_in_memory():
     gc.collect()
     assert gone() is None
     (parent,) = barrier._core.parents
-    assert parent.parents == []
+    assert not parent.parents
 
 
 @pytest.mark.real_time

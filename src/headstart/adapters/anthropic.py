@@ -274,6 +274,7 @@ def _see_block(block: dict[str, Any]) -> object:
 class _MessageStream(Answer):
     def __init__(self) -> None:
         self._kind: Any = AnthropicMessage
+        self._whole: Any = None  # as the SDK gave it, where it came in one piece
         self._message: dict[str, Any] = {}
         self._blocks: list[dict[str, Any]] = []
         self._inputs: dict[int, list[str]] = {}  # of tools, by index of the block
@@ -367,7 +368,7 @@ class _MessageStream(Answer):
         return ()
 
     def take(self, whole: Any) -> None:
-        self._kind, self._message = type(whole), copied(whole)
+        self._whole, self._message = whole, copied(whole)
         for index, block in enumerate(self._message["content"]):
             self._begin(index, block)
             self._end(index)
@@ -384,7 +385,6 @@ class _MessageStream(Answer):
             raise incomplete(reason)
         usage = self._message["usage"]
         counted = ("", "cache_creation_", "cache_read_")
-        answer = {**self._message, "content": self._blocks}
         return ModelResponse(
             text="".join(self._texts),
             tool_calls=calls,
@@ -394,8 +394,11 @@ class _MessageStream(Answer):
                 ),
                 output_tokens=usage.get("output_tokens") or 0,
             ),
-            native=self._kind.construct(**answer),
+            native=self._build() if self._whole is None else self._whole,
         )
+
+    def _build(self) -> Any:
+        return self._kind.construct(**{**self._message, "content": self._blocks})
 
     def _call(self, index: int) -> ToolCall:
         block = self._blocks[index]
