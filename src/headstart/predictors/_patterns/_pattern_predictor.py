@@ -207,9 +207,10 @@ class PatternPredictor:
         for call in calls:
             asked.add(call_key(call))
             writes = writes or not moment.is_read(call.name)
-        came = [each for each in waiting if each.key in asked]
-        self._ranking.learn_later(came, came_true=True)
-        waiting = [each for each in waiting if each.key not in asked]
+        if asked:
+            came = [each for each in waiting if each.key in asked]
+            self._ranking.learn_later(came, came_true=True)
+            waiting = [each for each in waiting if each.key not in asked]
         kept = 0 if writes else _MAX_WAITING
         gone = max(0, len(waiting) - kept)
         self._ranking.learn_later(waiting[:gone], came_true=False)
