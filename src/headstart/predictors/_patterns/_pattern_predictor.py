@@ -55,9 +55,9 @@ MAX_WRITES = 1
 LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
-"""After so many answers, candidates are weighed for one answer in so many, beside the
-moments that calls were predicted for: that is the greater part of the work, and little is
-left to learn from it."""
+"""After so many answers, candidates and tools are weighed for one answer in so many,
+beside the moments that calls were predicted for: that is the greater part of the work, and
+little is left to learn from it."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -178,7 +178,10 @@ class PatternPredictor:
         self._settle(history, moment, calls)
         tools_asked = [call.name for call in calls]
         for each in moments:
-            self._choices.learn(each, tools_asked, history.topic)
+            if each.candidates is None:
+                self._choices.count(each, tools_asked)
+            else:
+                self._choices.learn(each, tools_asked, history.topic)
             for call in calls:
                 arguments = read_arguments(call)
                 self._arguments.learn(call.name, arguments, each, history.topic)
