@@ -112,8 +112,13 @@ class ChoiceModel:
                 gradients[f"{outcome}{moment.mode}"] = gradient
         self.weights.step(known, gradients, _KNOWN_SHARE)
         self.weights.step(familiar, gradients, share)
+        self.count(moment, tools)
+
+    def count(self, moment: Moment, tools: Sequence[str]) -> None:
+        """Count an answer that asks for these tools, and learn no more from it."""
         if not moment.partial:
-            self.contexts.learn(moment.symbols, right)
+            outcomes = dict.fromkeys(tools) or {NO_CALL: None}
+            self.contexts.learn(moment.symbols, outcomes)
 
     def merge(self, other: ChoiceModel) -> None:
         """Take in what others learned."""

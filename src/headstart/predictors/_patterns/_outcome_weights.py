@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MAX_ROWS = 4 * MAX_FEATURES
 """Features of all outcomes; beyond, those about which least was learned are forgotten."""
 _FIRST_WIDTH = 16
+_UNEVEN = 6
+"""So that the length of rows is no power of two: what stands at one place in all of them
+would take turns in the same few places of the processor's cache."""
 
 
 class OutcomeWeights:
@@ -114,9 +117,10 @@ class OutcomeWeights:
         if place is None:
             place = self._places[outcome] = 2 * len(self._places) + 2
             if place + 2 > self._width:
+                more = bytes(self._width + _UNEVEN)
                 for row in self._rows.values():
-                    row.extend(bytes(len(row)))
-                self._width *= 2
+                    row.extend(more)
+                self._width += len(more)
         return place
 
     def _forget(self) -> None:

@@ -55,9 +55,12 @@ MAX_WRITES = 1
 LEAST = 0.0002
 """Nor are calls that are, by tool and arguments alone."""
 FIRST_ANSWERS, ONE_IN = 800, 4
-"""After so many answers, candidates are weighed for one answer in so many, beside the
-moments that calls were predicted for: that is the greater part of the work, and little is
-left to learn from it."""
+"""After so many answers, candidates and tools are weighed for one answer in so many,
+beside the moments that calls were predicted for: that is the greater part of the work, and
+little is left to learn from it."""
+FIRST_OTHERS = 400
+"""After so many, what was known while they are written, and before the user spoke, is
+learned of half of those whose candidates are weighed."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -168,17 +171,22 @@ class PatternPredictor:
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
-        if self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0:
+        earlier: list[Moment] = []
+        weighed = self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0
+        if weighed and (self.answers <= FIRST_OTHERS or self.answers // ONE_IN % 2):
             if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
                 moments.append(moment.while_writing(response.text))
-            earlier = moment.asked_now and moment.length > 1
-            self._weigh_anew([*moments, moment.before()] if earlier else moments, calls)
-        elif moment.candidates is not None:
-            self._weigh_anew(moments, calls)
+            if moment.asked_now and moment.length > 1:
+                earlier.append(moment.before())
+        if weighed or moment.candidates is not None:
+            self._weigh_anew([*moments, *earlier], calls)
         self._settle(history, moment, calls)
         tools_asked = [call.name for call in calls]
         for each in moments:
-            self._choices.learn(each, tools_asked, history.topic)
+            if each.candidates is None:
+                self._choices.count(each, tools_asked)
+            else:
+                self._choices.learn(each, tools_asked, history.topic)
             for call in calls:
                 arguments = read_arguments(call)
                 self._arguments.learn(call.name, arguments, each, history.topic)
@@ -207,9 +215,10 @@ class PatternPredictor:
         for call in calls:
             asked.add(call_key(call))
             writes = writes or not moment.is_read(call.name)
-        came = [each for each in waiting if each.key in asked]
-        self._ranking.learn_later(came, came_true=True)
-        waiting = [each for each in waiting if each.key not in asked]
+        if asked:
+            came = [each for each in waiting if each.key in asked]
+            self._ranking.learn_later(came, came_true=True)
+            waiting = [each for each in waiting if each.key not in asked]
         kept = 0 if writes else _MAX_WAITING
         gone = max(0, len(waiting) - kept)
         self._ranking.learn_later(waiting[:gone], came_true=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ._reliability import Reliability
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 _write_text = json.JSONEncoder().encode
 MAX_CANDIDATES = 16
 """Candidates of one moment that are weighed."""
+MAX_TOGETHER = 12
+"""Candidates of one tool and conversation that are learned from together."""
 CAUTION = 1.28
 """In standard errors: what is stated should hold with 90 %."""
 
@@ -129,14 +130,19 @@ class Ranking:
             candidates: Those of one conversation of which this is known now.
             came_true: Whether they were.
         """
-        # They were expected at many moments, and are one and the same experience: all
-        # those of a tool together move its weights as far as one would.
-        together = Counter(each.tool for each in candidates)
+        by_tool: dict[str, list[Candidate]] = {}
         for each in candidates:
             self.later_reliability.learn(each.own, each.later, came_true=came_true)
-            # Much may have been learned since the candidate was weighed.
-            now = self._later(each)
-            _learn(self.later, each, now - came_true, share=1 / together[each.tool])
+            by_tool.setdefault(each.tool, []).append(each)
+        # They were expected at many moments, and are one and the same experience: all
+        # those of a tool together move its weights as far as one would. So a few of
+        # them tell what there is to learn.
+        for together in by_tool.values():
+            few = together[:: -(-len(together) // MAX_TOGETHER)]
+            for each in few:
+                # Much may have been learned since the candidate was weighed.
+                now = self._later(each)
+                _learn(self.later, each, now - came_true, share=1 / len(few))
 
     def merge(self, other: Ranking) -> None:
         """Take in what others learned."""

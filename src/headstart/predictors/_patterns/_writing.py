@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from headstart._calls import decode_arguments
 
+from ._history import read_arguments
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -99,7 +101,7 @@ class Writing:
     ) -> Iterable[str]:
         for call in moment.recent_calls:
             if call.name == tool and len(call.arguments) <= _MAX_CHARACTERS:
-                order = decode_arguments(call.arguments) or {}
+                order = read_arguments(call)
                 if order.keys() >= arguments.keys():
                     return order
         orders = self.counts.get(f"{style}/{tool}", {})
