@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from ._options import Option
     from ._values import Item
 
-FEW = 4.0
+FEW = 2.0
 """A tool that was called less often is hardly known."""
 ANY = "*<"
 """What the sources of all arguments are counted under."""
 _SHARES = 0.7, 0.3
 """How much arguments of the same kind count, and how much all of them."""
+_MAX_SOURCES = 8
+"""Sources of such an argument that are looked at."""
 _MAX_NAMES = 3
 """Of a schema that does not say what is required: so many arguments are all given."""
 _NUMBER = "9{}"
@@ -78,12 +80,12 @@ def shared_slots(name: str) -> tuple[str, str]:
 
 def find_alike(source: str, moment: Moment) -> list[tuple[int, Sequence[Item]]]:
     """The groups of values of a source that names no tool, the newest first."""
+    history = moment.history.read()
     found: dict[int, list[Item]] = {}
-    for name, places in moment.history.read().by_source.items():
-        if generalise(name) == source:
-            for at, items in places:
-                if at < moment.length:
-                    found.setdefault(at, []).extend(items)
+    for name in history.alike.get(source, ()):
+        for at, items in history.by_source.get(name, ()):
+            if at < moment.length:
+                found.setdefault(at, []).extend(items)
     return sorted(found.items(), reverse=True)
 
 
@@ -105,7 +107,8 @@ def add_alike(
             found[source] = found.get(source, 0.0) + share * count / total
     for source, count in counts.items():
         found[source] = found.get(source, 0.0) + count
-    return found
+    best = sorted(found, key=lambda source: -found[source])[:_MAX_SOURCES]
+    return {source: found[source] for source in best}
 
 
 def expect_signature(tool: str, moment: Moment) -> dict[str, float]:

@@ -77,6 +77,9 @@ class ArgumentModel:
         self.weights = Weights(rate=0.1)
         self._familiar = familiar
         self._looked_at: dict[str, tuple[Source, ...]] = {}  # by slot, until it learns
+        self._counted: dict[
+            str, dict[str, float]
+        ] = {}  # the same, of hardly known tools
 
     def assignments(
         self, tool: str, moment: Moment, least: float
@@ -199,7 +202,12 @@ class ArgumentModel:
 
     def _alike(self, tool: str, name: str) -> dict[str, float]:
         """The sources of an argument, and those of arguments of its kind."""
-        return add_alike(self.sources.get(slot_of(tool, name), {}), name, self.sources)
+        slot = slot_of(tool, name)
+        known = self._counted.get(slot)
+        if known is None:
+            own = self.sources.get(slot, {})
+            known = self._counted[slot] = add_alike(own, name, self.sources)
+        return known
 
     def _is_found(self, tool: str, name: str, moment: Moment) -> bool:
         """Whether there is any value at the sources of an argument."""
@@ -248,6 +256,7 @@ class ArgumentModel:
                 counts = self.sources.setdefault(slot, {})
                 _count(counts, sources, MAX_SOURCES_KEPT)
                 self._looked_at.pop(slot, None)
+                self._counted.clear()
                 shared = generalise_all(sources)
                 for each in shared_slots(name) if shared else ():
                     _count(self.sources.setdefault(each, {}), shared, MAX_SOURCES_KEPT)
@@ -309,6 +318,7 @@ class ArgumentModel:
                 _trim(ours, limit)
         self.weights.merge(other.weights)
         self._looked_at.clear()
+        self._counted.clear()
 
     def read(
         self,
@@ -333,6 +343,7 @@ class ArgumentModel:
             _trim(counts, MAX_SOURCES_KEPT)
         self.signatures, self.sources = signatures, sources
         self._looked_at.clear()
+        self._counted.clear()
 
 
 _ZEROS = repeat(0.0)

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from headstart._calls import canonical_arguments, decode_arguments
 
+from ._alike import generalise
 from ._spans import READ_CHARACTERS, stems
 from ._values import NO_KIN, Item, Reading, is_failure
 
@@ -125,6 +126,9 @@ class History:
     def __init__(self, readings: Readings) -> None:
         self.messages: list[Message] = []
         self.by_source: dict[str, list[tuple[int, Sequence[Item]]]] = {}
+        self.alike: dict[
+            str, dict[str, None]
+        ] = {}  # sources by what they have in common
         self.by_text: dict[str, list[tuple[int, Item]]] = {}
         self.calls: list[PastCall] = []
         self.symbols: list[tuple[int, str]] = []
@@ -256,7 +260,12 @@ class History:
             if len(item.text) == 10 and item.text[4] == "-" == item.text[7]:
                 self.years.setdefault(item.text[:4], at)
         for source, segment in segments.items():
-            self.by_source.setdefault(source, []).append((at, segment))
+            places = self.by_source.get(source)
+            if places is None:
+                places = self.by_source[source] = []
+                alike = self.alike.setdefault(generalise(source), {})
+                alike[source] = None
+            places.append((at, segment))
         self._items += len(items)
         if self._items > MAX_ITEMS:
             self._forget()
