@@ -30,7 +30,15 @@ from ._events import (
     SpeculationDiscarded,
 )
 from ._lifecycle import SpeculationState
-from ._policy import REST_S, Candidate, Cause, Experience, Policy, is_overload
+from ._policy import (
+    AS_STATED,
+    REST_S,
+    Candidate,
+    Cause,
+    Experience,
+    Policy,
+    is_overload,
+)
 from ._resources import overlaps
 from ._tools import Effect, InvalidArgumentsError, Tool
 from ._turn import Launch, Slot, Turn, touched
@@ -153,7 +161,8 @@ class LaunchPool:
             return None
         reason = self._policy.refuse_launch(self._candidate(proposal))
         if reason is not None:
-            self._experience.note_refusal(tool.name, proposal.origin)
+            if reason not in AS_STATED:
+                self._experience.note_refusal(tool.name, proposal.origin)
             return self.refuse(proposal, reason)
         self._experience.note_launch(tool.name, proposal.origin)
         return self._launch(proposal, touches)

@@ -36,7 +36,14 @@ from ._events import EarlyResultGiven, Recorder, TurnDiscarded, TurnStarted
 from ._launches import LaunchPool
 from ._lifecycle import SpeculationState
 from ._messages import Message, TextDelta
-from ._policy import IMPROBABLE, REST_S, Expectation, RunAhead, is_overload
+from ._policy import (
+    IMPROBABLE,
+    REST_S,
+    SELDOM_RIGHT,
+    Expectation,
+    RunAhead,
+    is_overload,
+)
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._slots import CallRegister
@@ -543,8 +550,9 @@ class TurnTree:
         except Exception:
             logger.exception("The policy failed; the next turn is not run ahead.")
             return True
-        if refusal == IMPROBABLE:
+        if refusal in (IMPROBABLE, SELDOM_RIGHT):
             turn.refused.add(question)
+        if refusal == SELDOM_RIGHT:
             for key, _ in expected:
                 self._experience.note_refusal(*key)
         return refusal is not None
