@@ -195,6 +195,14 @@ def test_what_is_improbable_as_stated_is_not_even_probed():
             assert policy.refuse_run_ahead(candidate) == "improbable"
 
 
+@pytest.mark.parametrize("policy", [LimitPolicy, ValuePolicy])
+def test_a_turn_ahead_of_an_improbable_one_is_less_probable(policy):
+    refuse = policy(min_ahead_probability=0.4).refuse_run_ahead
+    assert refuse(ahead(0.9, turn_probability=0.5)) is None
+    assert refuse(ahead(0.9, turn_probability=0.4)) == "improbable"
+    assert refuse(ahead(turn_probability=0.3)) == "improbable"
+
+
 def test_alternatives_share_what_their_statements_deserve():
     record = Record(hits=2, misses=6)  # a quarter of what was stated was right
     half = Expectation(probability=0.4, total=0.8, record=record)

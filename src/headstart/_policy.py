@@ -184,6 +184,8 @@ class RunAhead:
         expectations: What has to come true; nothing where all results are final.
         beside: Whether it is sent beside the running request, on a predicted answer.
         wasted_tokens: Tokens of discarded turns so far, and of those run ahead now.
+        turn_probability: That the turn it is run ahead of is confirmed, as stated for
+            it and all that it stands on.
     """
 
     depth: int
@@ -191,17 +193,18 @@ class RunAhead:
     expectations: tuple[Expectation, ...] = ()
     beside: bool = False
     wasted_tokens: int = 0
+    turn_probability: float = 1.0
 
     @property
     def probability(self) -> float:
         """That everything comes true, as stated."""
-        return math.prod(
+        return self.turn_probability * math.prod(
             expected.probability for expected in self.expectations
         )
 
     def calibrated(self, *, weight: float) -> float:
         """That everything comes true, as far as such statements did so far."""
-        return math.prod(
+        return self.turn_probability * math.prod(
             expected.calibrated(weight=weight) for expected in self.expectations
         )
 

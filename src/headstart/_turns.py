@@ -426,6 +426,13 @@ class TurnTree:
             if not self._run_beside(turn, answer, rank):
                 return
 
+    def reconsider(self, turn: Turn) -> None:
+        """A turn run ahead is confirmed: what was improbable with it may be so no more."""
+        for each in list(turn.family()):
+            each.refused.clear()
+            self.consider_run_beside(each)
+            self.consider_run_ahead(each)
+
     def _run_beside(self, turn: Turn, answer: LikelyAnswer, rank: int) -> bool:
         """Run ahead on one answer, if it can be. Whether less likely ones may be, too."""
         record = self._experience.record(*_BESIDE)
@@ -433,7 +440,7 @@ class TurnTree:
         expected: Expected = [
             (_BESIDE, Expectation(probability=stated, total=stated, record=record))
         ]
-        what = tuple(each.arguments for each in answer.calls)
+        what = tuple((each.tool.name, each.arguments) for each in answer.calls)
         if self._refuses(turn, expected, what, rank=rank, beside=True):
             return False
         calls = self._write_calls(turn, answer)
@@ -544,6 +551,7 @@ class TurnTree:
             expectations=tuple(each for _, each in expected),
             beside=beside,
             wasted_tokens=self._wasted_tokens + self._tokens_at_stake(),
+            turn_probability=turn.probability,
         )
         try:
             refusal = self._policy.refuse_run_ahead(candidate)

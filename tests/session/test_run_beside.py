@@ -227,6 +227,27 @@ async def test_calls_that_are_expected_together_are_one_answer():
     assert on.summary.run_ahead == 1
 
 
+async def test_a_request_beside_one_beside_is_as_probable_as_both_together():
+    def agent(probability):
+        return agent_for(
+            [LOOK_7],
+            [LOOK_8],
+            "Done.",
+            expects=[],
+            predictors=[
+                Expects(LOOK_7, probability=probability),
+                Expects(LOOK_8, probability=0.7, after="tool"),
+            ],
+        )
+
+    def ahead(arm):
+        return [event.at_s for event in arm.of(TurnStarted) if event.speculative]
+
+    # Turn 2 runs from 0.5, and what it reads is there at 1; it is confirmed at 2.
+    assert ahead(await play(agent(0.9))) == [0.5, 1.0]
+    assert ahead(await play(agent(0.6))) == [0.5, 2.0]
+
+
 async def test_what_runs_beside_on_results_that_were_never_right_is_refused():
     class Lies(Expects):
         def predict_results(self, call, _):
