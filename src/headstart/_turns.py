@@ -17,12 +17,14 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._barrier import WriteBarrier
 from ._branches import (
     certain,
+    in_order,
     in_style,
     likely_answers,
     likely_branches,
@@ -443,6 +445,7 @@ class TurnTree:
         what = tuple((each.tool.name, each.arguments) for each in answer.calls)
         if self._refuses(turn, expected, what, rank=rank, beside=True):
             return False
+        answer = replace(answer, calls=in_order(turn.request, answer.calls))
         calls = self._write_calls(turn, answer)
         if any(child.answering_calls == calls for child in turn.children):
             return True
