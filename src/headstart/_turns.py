@@ -5,7 +5,9 @@ Rules of this file:
 1. Nothing here waits, except for the task of a speculated turn, which waits for its
    model. Between two awaits the state is whole.
 2. A speculated turn (`confirmed` is False) changes nothing that a confirmed one sees:
-   its deltas are held, its launches are under its barrier, nobody learns from it.
+   its deltas are held, its launches are under its barrier, nobody learns from it. Only
+   the reads that are predicted for it are under that of the confirmed turn below it:
+   they change nothing, and are kept for other turns when it is discarded.
 3. Discarding goes from the root outward: denying a turn's barrier ends, by itself, all
    that stands on it; what follows is book-keeping.
 
@@ -632,13 +634,15 @@ class TurnTree:
     def end_discarded(self, turn: Turn, reason: str) -> None:
         """Discard a turn that nothing refers to any more, and all that stands on it."""
         turn.barrier.deny(reason)
+        survivor = turn.parent or self.current
         for doomed in list(turn.family()):
-            self._account_discarded(doomed, reason)
+            self._account_discarded(doomed, survivor, reason)
 
-    def _account_discarded(self, turn: Turn, reason: str) -> None:
+    def _account_discarded(
+        self, turn: Turn, survivor: Turn | None, reason: str
+    ) -> None:
         self.desk.stop(turn)
-        self.pool.forget_waiting(turn)
-        self.pool.discard_where(reason, lambda launch: launch.home is turn)
+        self.pool.leave(turn, survivor, reason)
         for slot in (*turn.slots, *turn.sealed.values()):
             if slot.launch is not None:
                 self.pool.release(slot.launch)
