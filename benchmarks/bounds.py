@@ -222,7 +222,8 @@ class _CallPredictor:
         await anyio.sleep(self.case.predictor_s)
         expected = after if self.case.hits[step] else "a guess"
         return [
-            Prediction(tool="work", arguments=_write(step, expected), probability=0.9)
+            # Eight of them in a row are still more probable than not.
+            Prediction(tool="work", arguments=_write(step, expected), probability=0.95)
         ]
 
 

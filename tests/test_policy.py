@@ -178,11 +178,29 @@ def test_a_probe_is_launched_within_every_limit(figures):
 def test_results_that_were_never_right_are_run_ahead_on_only_to_probe():
     policy = ValuePolicy(probe_every=10)
     wrong = Record(misses=30)
-    assert policy.refuse_run_ahead(ahead(0.9, record=wrong)) == "improbable"
+    assert policy.refuse_run_ahead(ahead(0.9, record=wrong)) == "seldom right"
     probing = replace(wrong, refused=9)
     assert policy.refuse_run_ahead(ahead(0.9, record=probing)) is None
     assert policy.refuse_run_ahead(ahead(0.9, record=probing, depth=9))
     assert LimitPolicy().refuse_run_ahead(ahead(0.9, record=wrong)) is None
+
+
+def test_what_is_improbable_as_stated_is_not_even_probed():
+    policy = ValuePolicy(probe_every=10, min_beside_probability=0.2)
+    for refused in range(40):
+        record = Record(misses=30, refused=refused)
+        assert refuse(policy=policy, probability=0.1, record=record) == "improbable"
+        for beside in (False, True):
+            candidate = ahead(0.1, record=record, beside=beside)
+            assert policy.refuse_run_ahead(candidate) == "improbable"
+
+
+@pytest.mark.parametrize("policy", [LimitPolicy, ValuePolicy])
+def test_a_turn_ahead_of_an_improbable_one_is_less_probable(policy):
+    refuse = policy(min_ahead_probability=0.4).refuse_run_ahead
+    assert refuse(ahead(0.9, turn_probability=0.5)) is None
+    assert refuse(ahead(0.9, turn_probability=0.4)) == "improbable"
+    assert refuse(ahead(turn_probability=0.3)) == "improbable"
 
 
 def test_alternatives_share_what_their_statements_deserve():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Branch: TypeAlias = tuple[ResultPrediction, ...]
 """One result for each call of a turn; also the alternatives of one call."""
 PROBABLE = 0.5
 """Calls that are at least so probable are expected in one answer."""
+TOGETHER = 0.7
+"""How often calls of one tool that may come, come in one answer."""
 
 
 def may_come(turn: Turn, child: Turn) -> bool:
@@ -54,18 +57,65 @@ class LikelyAnswer:
 def likely_answers(forecast: Sequence[Forecast], limit: int) -> list[LikelyAnswer]:
     """The answers that predicted calls may be, the most probable first.
 
-    They are all calls together that are more probable than not, and each call alone.
+    They are each call alone, all calls together that are more probable than not, and
+    the most probable ones of each tool: two of them, three, and so on. Calls of one
+    tool are mostly the same question about several things, which is asked about all
+    of them or about one after the other. So the less probable of two is there because
+    both may come, which `TOGETHER` of its probability is taken for.
     """
     together = tuple(each for each in forecast if each.probability >= PROBABLE)
     answers: list[LikelyAnswer] = []
-    if len(together) > 1:
+    if len({each.tool.name for each in together}) > 1:
         least = min(each.probability for each in together)
         answers.append(LikelyAnswer(calls=together, probability=least))
+    by_tool: dict[str, list[Forecast]] = {}
     for each in forecast:
-        others = (1 - other.probability for other in together if other is not each)
-        alone = each.probability * math.prod(others)
-        answers.append(LikelyAnswer(calls=(each,), probability=alone))
+        by_tool.setdefault(each.tool.name, []).append(each)
+    for calls in by_tool.values():
+        calls.sort(key=lambda each: -each.probability)
+        others = math.prod(
+            1 - other.probability for other in together if other.tool != calls[0].tool
+        )
+        ps = [*(each.probability for each in calls), 0.0]
+        for count, each in enumerate(calls, 1):
+            if count > 1:
+                joint = TOGETHER * (ps[count - 1] - ps[count])
+                answers.append(
+                    LikelyAnswer(calls=tuple(calls[:count]), probability=joint * others)
+                )
+            # It is in each of the answers of so many calls, or more, of its tool.
+            alone = ps[count - 1] - TOGETHER * ps[max(count, 2) - 1] * (len(calls) > 1)
+            answers.append(LikelyAnswer(calls=(each,), probability=alone * others))
     return sorted(answers, key=lambda answer: -answer.probability)[:limit]
+
+
+def in_order(request: ModelRequest, calls: Sequence[Forecast]) -> tuple[Forecast, ...]:
+    """Calls of one answer as the model will order them.
+
+    That is mostly the order in which what they are about was told: where what only
+    one of them has among its arguments stands in the newest message that has it.
+    """
+    values = [_values(each.arguments) for each in calls]
+    shared = set[str]().union(
+        *(mine & theirs for mine, theirs in itertools.combinations(values, 2))
+    )
+    places = [_place(request, mine - shared) for mine in values]
+    order = sorted(range(len(calls)), key=places.__getitem__)
+    return tuple(calls[index] for index in order)
+
+
+def _values(arguments: str) -> set[str]:
+    decoded = decode_arguments(arguments) or {}
+    return {str(value) for value in decoded.values() if isinstance(value, str | int)}
+
+
+def _place(request: ModelRequest, values: set[str]) -> tuple[int, int]:
+    for number in range(len(request.history) - 1, -1, -1):
+        content = request.history[number].content
+        found = [at for at in map(content.find, values) if at >= 0]
+        if found:
+            return number, min(found)
+    return -1, -1
 
 
 def certain(result: ToolResult | None) -> Branch:

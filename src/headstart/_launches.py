@@ -30,7 +30,15 @@ from ._events import (
     SpeculationDiscarded,
 )
 from ._lifecycle import SpeculationState
-from ._policy import REST_S, Candidate, Cause, Experience, Policy, is_overload
+from ._policy import (
+    AS_STATED,
+    REST_S,
+    Candidate,
+    Cause,
+    Experience,
+    Policy,
+    is_overload,
+)
 from ._resources import overlaps
 from ._tools import Effect, InvalidArgumentsError, Tool
 from ._turn import Launch, Slot, Turn, touched
@@ -70,6 +78,11 @@ class Proposal:
     span: str = ""
     slot: Slot | None = None  # the call of a turn that will claim it
     fingerprint: ArgumentsFingerprint | None = None  # of the arguments, if known
+
+    @property
+    def outlives(self) -> bool:
+        """Whether its launch is kept when the turn that it is for is discarded."""
+        return self.cause == "predicted" and self.tool.effect is Effect.READ
 
 
 class LaunchPool:
@@ -153,7 +166,8 @@ class LaunchPool:
             return None
         reason = self._policy.refuse_launch(self._candidate(proposal))
         if reason is not None:
-            self._experience.note_refusal(tool.name, proposal.origin)
+            if reason not in AS_STATED:
+                self._experience.note_refusal(tool.name, proposal.origin)
             return self.refuse(proposal, reason)
         self._experience.note_launch(tool.name, proposal.origin)
         return self._launch(proposal, touches)
@@ -216,7 +230,7 @@ class LaunchPool:
             record=self._experience.record(proposal.tool.name, proposal.origin),
             tool_s=self._experience.seconds(proposal.tool.name),
             model_s=self._experience.seconds(""),
-            turn_probability=proposal.home.probability,
+            turn_probability=1.0 if proposal.outlives else proposal.home.probability,
         )
 
     def _launch(self, proposal: Proposal, touches: ResourceKeys) -> Launch | None:
@@ -226,7 +240,9 @@ class LaunchPool:
         speculator = ToolCallSpeculator(
             tool,
             proposal.arguments,
-            parent=home.barrier,
+            # A read has no effect that its turn would have to hold, and what it reads
+            # is fresh or not whatever becomes of that: it may be kept for another.
+            parent=home.ground.barrier if proposal.outlives else home.barrier,
             deps=self._deps,
             conditions=self._conditions,
             fingerprint=proposal.fingerprint,
@@ -238,6 +254,7 @@ class LaunchPool:
             probability=proposal.probability,
             home=home,
             touches=touches,
+            outlives=proposal.outlives,
         )
         self._live.append(launch)
         self._running[tool.name] = self._running.get(tool.name, 0) + 1
@@ -429,7 +446,7 @@ class LaunchPool:
         launch.speculator.confirm(slot.call)
         self._live.remove(launch)
         self.spent_usd -= launch.tool.cost_usd
-        if launch.cause == "predicted":
+        if launch.cause == "predicted" and not launch.strayed:
             self._experience.note_outcome(
                 launch.tool.name, launch.origin, hit=True, stated=launch.probability
             )
@@ -451,7 +468,11 @@ class LaunchPool:
         self._live.remove(launch)
         wasted_s = launch.speculator.running_seconds(self._now())
         self.wasted_s += wasted_s
-        if launch.cause == "predicted" and launch.home.confirmed:
+        if (
+            launch.cause == "predicted"
+            and launch.home.confirmed
+            and not launch.strayed  # it was stated for a turn that did not come
+        ):
             self._experience.note_outcome(
                 launch.tool.name, launch.origin, hit=False, stated=launch.probability
             )
@@ -517,6 +538,15 @@ class LaunchPool:
         self._waiting = [kept for kept in self._waiting if kept.slot is not slot]
         if slot.launch is not None:
             self.discard(slot.launch, reason)
+
+    def leave(self, turn: Turn, survivor: Turn | None, reason: str) -> None:
+        """Discard what was launched for a turn that is; reads are kept for `survivor`."""
+        self.forget_waiting(turn)
+        for launch in [launch for launch in self._live if launch.home is turn]:
+            if launch.outlives and survivor is not None:
+                launch.home, launch.strayed = survivor, True
+            else:
+                self.discard(launch, reason)
 
     def forget_waiting(self, turn: Turn) -> None:
         """Drop the proposals that wait for a write ahead of a discarded turn."""

@@ -58,7 +58,12 @@ class Record:
 _LEAST = 0.005
 """Nothing is taken for more certain than this, once there is a record."""
 _UNTRIED = Record()
-IMPROBABLE = "improbable"
+IMPROBABLE, NOT_WORTH_IT = "improbable", "not worth it"
+SELDOM_RIGHT = "seldom right"
+AS_STATED = frozenset({IMPROBABLE, NOT_WORTH_IT})
+"""Refusals of what would not be started if its predictor were right about it, either: no
+record speaks against it, so to start one now and then would teach nothing."""
+_DOUBTFUL = AS_STATED | {SELDOM_RIGHT}
 _TOO_MANY, _SERVER = 429, 500
 REST_S = 30.0
 """Seconds that nothing is started early for a provider that had too much to do."""
@@ -179,6 +184,8 @@ class RunAhead:
         expectations: What has to come true; nothing where all results are final.
         beside: Whether it is sent beside the running request, on a predicted answer.
         wasted_tokens: Tokens of discarded turns so far, and of those run ahead now.
+        turn_probability: That the turn it is run ahead of is confirmed, as stated for
+            it and all that it stands on.
     """
 
     depth: int
@@ -186,15 +193,18 @@ class RunAhead:
     expectations: tuple[Expectation, ...] = ()
     beside: bool = False
     wasted_tokens: int = 0
+    turn_probability: float = 1.0
 
     @property
     def probability(self) -> float:
         """That everything comes true, as stated."""
-        return math.prod(expected.probability for expected in self.expectations)
+        return self.turn_probability * math.prod(
+            expected.probability for expected in self.expectations
+        )
 
     def calibrated(self, *, weight: float) -> float:
         """That everything comes true, as far as such statements did so far."""
-        return math.prod(
+        return self.turn_probability * math.prod(
             expected.calibrated(weight=weight) for expected in self.expectations
         )
 
@@ -355,34 +365,38 @@ class ValuePolicy(LimitPolicy):
             return LimitPolicy.refuse_launch(self, candidate)
         record = candidate.record
         p = record.calibrated(candidate.probability, weight=self.prior_weight)
+        refusal = self._refuse_guess(candidate, p)
+        if refusal is None and p < self.min_hit_rate:
+            trials = record.hits + record.misses
+            refusal = SELDOM_RIGHT if trials >= self.min_trials else None
+        stated = candidate.probability
+        if refusal not in _DOUBTFUL or self._refuse_guess(candidate, stated):
+            return refusal
+        probed = (record.refused + 1) % self.probe_every == 0
+        return None if probed else SELDOM_RIGHT
+
+    def _refuse_guess(self, candidate: Candidate, p: float) -> str | None:
+        """Why a prediction is not launched, if it is so probable in its turn."""
         p *= candidate.turn_probability
         refusal = self._refuse_call(candidate, p)
-        if refusal is not None and refusal != IMPROBABLE:
+        if refusal is not None:
             return refusal
-        if (record.refused + 1) % self.probe_every == 0:
-            return None
-        shut_off = p < self.min_hit_rate and (
-            record.hits + record.misses >= self.min_trials
-        )
-        if shut_off or refusal is not None:
-            return refusal or "seldom right"
         tool_s = self.unknown_s if candidate.tool_s is None else candidate.tool_s
         model_s = self.unknown_s if candidate.model_s is None else candidate.model_s
         usd = candidate.tool.cost_usd
         cost = self.wasted_second_cost * tool_s + self.usd_cost * usd
-        if p * min(tool_s, model_s) < (1 - p) * cost:
-            return "not worth it"
-        return None
+        return NOT_WORTH_IT if p * min(tool_s, model_s) < (1 - p) * cost else None
 
     def refuse_run_ahead(self, candidate: RunAhead, /) -> str | None:
         """Why the request is not sent early, in a few words; `None` admits it."""
-        p = candidate.calibrated(weight=self.prior_weight)
-        refusal = self._refuse_request(candidate, p)
+        refusal = self._refuse_request(
+            candidate, candidate.calibrated(weight=self.prior_weight)
+        )
+        as_stated = self._refuse_request(candidate, candidate.probability)
+        if refusal != IMPROBABLE or as_stated is not None:
+            return refusal
         probed = (candidate.refused + 1) % self.probe_every == 0
-        switched_off = candidate.beside and self.min_beside_probability > 1
-        if refusal == IMPROBABLE and probed and not switched_off:
-            return None
-        return refusal
+        return None if probed else SELDOM_RIGHT
 
 
 def is_overload(error: BaseException | None) -> bool:

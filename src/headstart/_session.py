@@ -323,6 +323,7 @@ class Session(Generic[Deps]):
         renumber(child)
         child.barrier.flush()
         child.relay.open(on_delta)
+        self._turns.reconsider(child)
         try:
             response = await run.resolve(child.results)
         except Exception as error:

@@ -31,9 +31,11 @@ class Launch:
         "cause",
         "home",
         "origin",
+        "outlives",
         "probability",
         "slot",
         "speculator",
+        "strayed",
         "touches",
     )
 
@@ -46,12 +48,15 @@ class Launch:
         probability: float,
         home: Turn,
         touches: ResourceKeys,
+        outlives: bool = False,
     ) -> None:
         self.speculator = speculator
         self.cause: Cause = cause
         self.origin = origin
         self.probability = probability
-        self.home = home  # the turn under whose barrier it runs
+        self.home = home  # the turn that it was launched for
+        self.outlives = outlives  # whether it is kept when that turn is discarded ...
+        self.strayed = False  # ... and was
         self.touches = touches
         self.slot: Slot | None = None  # the call of a turn that claims it
 
@@ -235,6 +240,14 @@ class Turn:
     def answering_calls(self) -> tuple[ToolCall, ...]:
         """The calls of the parent's answer that it was run ahead on."""
         return () if self.answering is None else self.answering.tool_calls
+
+    @property
+    def ground(self) -> Turn:
+        """The confirmed turn that it stands on, or is."""
+        turn = self
+        while turn.parent is not None and not turn.confirmed:
+            turn = turn.parent
+        return turn
 
     @property
     def probability(self) -> float:

@@ -5,7 +5,9 @@ Rules of this file:
 1. Nothing here waits, except for the task of a speculated turn, which waits for its
    model. Between two awaits the state is whole.
 2. A speculated turn (`confirmed` is False) changes nothing that a confirmed one sees:
-   its deltas are held, its launches are under its barrier, nobody learns from it.
+   its deltas are held, its launches are under its barrier, nobody learns from it. Only
+   the reads that are predicted for it are under that of the confirmed turn below it:
+   they change nothing, and are kept for other turns when it is discarded.
 3. Discarding goes from the root outward: denying a turn's barrier ends, by itself, all
    that stands on it; what follows is book-keeping.
 
@@ -17,12 +19,14 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._barrier import WriteBarrier
 from ._branches import (
     certain,
+    in_order,
     in_style,
     likely_answers,
     likely_branches,
@@ -36,7 +40,14 @@ from ._events import EarlyResultGiven, Recorder, TurnDiscarded, TurnStarted
 from ._launches import LaunchPool
 from ._lifecycle import SpeculationState
 from ._messages import Message, TextDelta
-from ._policy import IMPROBABLE, REST_S, Expectation, RunAhead, is_overload
+from ._policy import (
+    IMPROBABLE,
+    REST_S,
+    SELDOM_RIGHT,
+    Expectation,
+    RunAhead,
+    is_overload,
+)
 from ._predicting import PredictorDesk
 from ._result_speculation import ResultSpeculator
 from ._slots import CallRegister
@@ -423,6 +434,13 @@ class TurnTree:
             if not self._run_beside(turn, answer, rank):
                 return
 
+    def reconsider(self, turn: Turn) -> None:
+        """A turn run ahead is confirmed: what was improbable with it may be so no more."""
+        for each in list(turn.family()):
+            each.refused.clear()
+            self.consider_run_beside(each)
+            self.consider_run_ahead(each)
+
     def _run_beside(self, turn: Turn, answer: LikelyAnswer, rank: int) -> bool:
         """Run ahead on one answer, if it can be. Whether less likely ones may be, too."""
         record = self._experience.record(*_BESIDE)
@@ -430,9 +448,10 @@ class TurnTree:
         expected: Expected = [
             (_BESIDE, Expectation(probability=stated, total=stated, record=record))
         ]
-        what = tuple(each.arguments for each in answer.calls)
+        what = tuple((each.tool.name, each.arguments) for each in answer.calls)
         if self._refuses(turn, expected, what, rank=rank, beside=True):
             return False
+        answer = replace(answer, calls=in_order(turn.request, answer.calls))
         calls = self._write_calls(turn, answer)
         if any(child.answering_calls == calls for child in turn.children):
             return True
@@ -541,14 +560,16 @@ class TurnTree:
             expectations=tuple(each for _, each in expected),
             beside=beside,
             wasted_tokens=self._wasted_tokens + self._tokens_at_stake(),
+            turn_probability=turn.probability,
         )
         try:
             refusal = self._policy.refuse_run_ahead(candidate)
         except Exception:
             logger.exception("The policy failed; the next turn is not run ahead.")
             return True
-        if refusal == IMPROBABLE:
+        if refusal in (IMPROBABLE, SELDOM_RIGHT):
             turn.refused.add(question)
+        if refusal == SELDOM_RIGHT:
             for key, _ in expected:
                 self._experience.note_refusal(*key)
         return refusal is not None
@@ -617,13 +638,15 @@ class TurnTree:
     def end_discarded(self, turn: Turn, reason: str) -> None:
         """Discard a turn that nothing refers to any more, and all that stands on it."""
         turn.barrier.deny(reason)
+        survivor = turn.parent or self.current
         for doomed in list(turn.family()):
-            self._account_discarded(doomed, reason)
+            self._account_discarded(doomed, survivor, reason)
 
-    def _account_discarded(self, turn: Turn, reason: str) -> None:
+    def _account_discarded(
+        self, turn: Turn, survivor: Turn | None, reason: str
+    ) -> None:
         self.desk.stop(turn)
-        self.pool.forget_waiting(turn)
-        self.pool.discard_where(reason, lambda launch: launch.home is turn)
+        self.pool.leave(turn, survivor, reason)
         for slot in (*turn.slots, *turn.sealed.values()):
             if slot.launch is not None:
                 self.pool.release(slot.launch)

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 @click.option(
     "--beside",
     type=click.FloatRange(min=0),
-    default=0.3,
+    default=0.15,
     show_default=True,
     help="For the gain: from which probability of the next answer on the request after "
     "it is sent beside it. Above 1 never.",

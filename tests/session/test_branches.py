@@ -316,14 +316,14 @@ async def test_what_a_prediction_expects_counts_once_for_all_branches():
     assert on.seconds < off.seconds
 
 
-async def test_a_call_of_an_improbable_turn_is_worth_less():
-    def agent(likely):
+async def test_a_call_of_an_improbable_turn_is_worth_less_unless_it_is_kept():
+    def agent(likely, call=("alter", {"row": 8})):
         return Agent(
-            thinking([CHANGE_7], [LOOK_8], "Done.", delay=2.0),
-            [write(takes=6.0), read(seconds=2.0)],
+            thinking([CHANGE_7], [call], "Done.", delay=2.0),
+            [write(takes=6.0), write("alter"), read(seconds=2.0)],
             predictors=[
                 Alternatives("change", **{"7_is_changed": likely}),
-                Expects(LOOK_8, after="tool", probability=0.3),
+                Expects(call, after="tool", probability=0.3),
             ],
             policy=ValuePolicy(min_ahead_probability=0.0),
         )
@@ -332,3 +332,8 @@ async def test_a_call_of_an_improbable_turn_is_worth_less():
     assert 2 in launched
     refused = (await play(agent(0.3))).of(CallRefused)
     assert (refused[0].turn, refused[0].reason) == (2, "improbable")
+    # Reads are kept, whatever becomes of the turn.
+    launched = [
+        event.turn for event in (await play(agent(0.3, LOOK_8))).of(CallLaunched)
+    ]
+    assert 2 in launched

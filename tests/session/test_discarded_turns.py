@@ -49,6 +49,20 @@ async def hosted(tools, **options):
         yield session, arm, ModelRequest([said], session.tools)
 
 
+async def test_a_read_that_a_discarded_turn_expected_serves_the_one_that_came():
+    agent = Agent(
+        thinking([CHANGE_7], [LOOK_8], "Done."),
+        [write(prepare=0.5, takes=3.0, early=FALSE), read()],
+        predictors=[Expects(LOOK_8, after="tool", at=3)],
+    )
+    off, on = await play_both(agent)
+    (discarded,) = on.of(TurnDiscarded)
+    (launched,) = (each for each in on.of(CallLaunched) if each.cause == "predicted")
+    assert launched.turn == discarded.turn  # its early result was another
+    assert on.seconds == off.seconds - 2.0
+    assert on.summary.hits == 1
+
+
 def chain(early):
     """Two writes in two turns, the second run ahead of the first, and a third turn."""
     tools = [

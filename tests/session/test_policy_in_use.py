@@ -81,6 +81,21 @@ async def test_predictions_that_are_never_right_are_shut_off_and_tried_now_and_t
     assert launches[-1].at_s > refused[0].at_s  # a probe
 
 
+async def test_predictions_that_are_improbable_as_stated_are_never_launched():
+    agent = Agent(
+        ScriptedModel(lambda _: "No need.", delay=1.0),
+        [read(max_age=0.5)],
+        predictors=[
+            Expects(LOOK_7, probability=0.5),
+            Expects(("look", {"row": 8}), probability=0.1),
+        ],
+        policy=ValuePolicy(probe_every=10),
+    )
+    arm = await chat(agent, 60)
+    assert {started for _, started in arm.world.starts} == {"look 7"}
+    assert 5 < len(arm.of(CallLaunched)) < 20  # and bring no probe nearer
+
+
 async def test_what_an_agent_learns_in_one_session_counts_in_the_next():
     model = ScriptedModel(lambda _: "No need.", delay=1.0)
     agent = Agent(model, [read()], predictors=[Expects(LOOK_7, probability=0.5)])

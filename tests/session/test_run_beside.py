@@ -206,10 +206,11 @@ async def test_requests_beside_are_sent_for_alternative_answers():
         expects=[],
         policy=LimitPolicy(min_beside_probability=0.3, max_branches=2),
         predictors=[
-            Expects(LOOK_7, probability=0.45),
+            Expects(("see", '{"row":7}'), probability=0.45),
             Expects(LOOK_8, probability=0.4),
-            Expects(LOOK_9, probability=0.35),
+            Expects(("find", '{"row":9}'), probability=0.35),
         ],
+        tools=[read(name, seconds=0.5) for name in ("look", "see", "find")],
     )
     off, on = await play_both(agent)
     ahead = [event for event in on.of(TurnStarted) if event.speculative]
@@ -225,6 +226,45 @@ async def test_calls_that_are_expected_together_are_one_answer():
     off, on = await play_both(agent)
     assert on.seconds == off.seconds - 0.5 - 1.5
     assert on.summary.run_ahead == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"), [("7, 8?", [LOOK_7, LOOK_8]), ("8, 7?", [LOOK_8, LOOK_7])]
+)
+async def test_calls_of_one_tool_that_may_both_come_are_one_answer_in_the_order_of_what_was_said(
+    said, asked
+):
+    agent = agent_for(
+        asked,
+        "Done.",
+        expects=[],
+        policy=LimitPolicy(min_beside_probability=0.25, max_branches=1),
+        predictors=[Expects(LOOK_7, probability=0.5), Expects(LOOK_8, probability=0.4)],
+    )
+    off, on = await play_both(agent, said)
+    assert on.summary.run_ahead == 1
+    assert on.seconds == off.seconds - 0.5 - 1.5
+
+
+async def test_a_request_beside_one_beside_is_as_probable_as_both_together():
+    def agent(probability):
+        return agent_for(
+            [LOOK_7],
+            [LOOK_8],
+            "Done.",
+            expects=[],
+            predictors=[
+                Expects(LOOK_7, probability=probability),
+                Expects(LOOK_8, probability=0.7, after="tool"),
+            ],
+        )
+
+    def ahead(arm):
+        return [event.at_s for event in arm.of(TurnStarted) if event.speculative]
+
+    # Turn 2 runs from 0.5, and what it reads is there at 1; it is confirmed at 2.
+    assert ahead(await play(agent(0.9))) == [0.5, 1.0]
+    assert ahead(await play(agent(0.6))) == [0.5, 2.0]
 
 
 async def test_what_runs_beside_on_results_that_were_never_right_is_refused():

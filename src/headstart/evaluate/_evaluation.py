@@ -40,7 +40,7 @@ def evaluate_files(
     group_key: str | None = None,
     tool_latencies: Sequence[Latency | str | float] = LATENCIES,
     model_latency: Latency | str | float = 2.0,
-    beside: float = 0.3,
+    beside: float = 0.15,
     learn_within_runs: bool = True,
     seed: int = 0,
     limit: int | None = None,

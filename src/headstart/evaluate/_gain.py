@@ -187,9 +187,9 @@ class GainMeter:
         self._tools = tools
         self._policy = ValuePolicy(
             min_beside_probability=beside,
-            wasted_second_cost=1.6,
+            wasted_second_cost=0.9,
             max_depth=3,
-            max_branches=1,
+            max_branches=2,
         )
         means = mean_tool_seconds(each.run for each in runs)
         reads = {tool.name for tool in tools if tool.effect is Effect.READ}
