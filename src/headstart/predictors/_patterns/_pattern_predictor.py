@@ -58,9 +58,6 @@ FIRST_ANSWERS, ONE_IN = 800, 4
 """After so many answers, candidates and tools are weighed for one answer in so many,
 beside the moments that calls were predicted for: that is the greater part of the work, and
 little is left to learn from it."""
-FIRST_OTHERS = 400
-"""After so many, what was known while they are written, and before the user spoke, is
-learned of half of those whose candidates are weighed."""
 ONE_WRITTEN_IN = 3
 """Of answers without calls, what is known while they are written is learned of one in so
 many; of those with calls always."""
@@ -171,15 +168,13 @@ class PatternPredictor:
         calls = response.tool_calls
         self.answers += 1
         moments = [moment]
-        earlier: list[Moment] = []
-        weighed = self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0
-        if weighed and (self.answers <= FIRST_OTHERS or self.answers // ONE_IN % 2):
+        if self.answers <= FIRST_ANSWERS or self.answers % ONE_IN == 0:
             if response.text and (calls or self.answers % ONE_WRITTEN_IN == 0):
                 moments.append(moment.while_writing(response.text))
-            if moment.asked_now and moment.length > 1:
-                earlier.append(moment.before())
-        if weighed or moment.candidates is not None:
-            self._weigh_anew([*moments, *earlier], calls)
+            earlier = moment.asked_now and moment.length > 1
+            self._weigh_anew([*moments, moment.before()] if earlier else moments, calls)
+        elif moment.candidates is not None:
+            self._weigh_anew(moments, calls)
         self._settle(history, moment, calls)
         tools_asked = [call.name for call in calls]
         for each in moments:

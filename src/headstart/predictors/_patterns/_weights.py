@@ -16,7 +16,7 @@ LEAST_WEIGHT = 0.01
 """Less than this changes no prediction, and is not written."""
 MAX_FEATURES = 1_500
 """Features of one scope; beyond, those about which least was learned are forgotten."""
-LEAST_GRADIENT = 0.06
+LEAST_GRADIENT = 0.03
 """Examples that were foreseen better than this teach nothing."""
 FADING = 0.999
 STEADY = 0.02
