@@ -9,7 +9,7 @@ from headstart.predictors import PatternPredictor
 
 from .scene import Run, expected, teach
 
-KINDS = ["crate", "pallet", "barrel", "carton", "drum", "sack", "bale", "cask"]
+KINDS = ["crate", "pallet", "barrel", "carton", "drum", "sack", "trunk", "cask"]
 
 
 def answer(arguments: dict[str, Any]) -> str:
