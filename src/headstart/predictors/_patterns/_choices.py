@@ -93,10 +93,7 @@ class ChoiceModel:
 
     def learn(self, moment: Moment, tools: Sequence[str], run: int) -> None:
         """Learn from an answer that asks for these tools."""
-        right = dict.fromkeys(tools) or {NO_CALL: None}
-        for number, tool in enumerate(self._named(moment)):
-            if tool in right:
-                right[_place(number)] = None
+        right = self._outcomes(moment, tools)
         self.probabilities(moment)
         stated = dict(moment.stated)
         for tool in right:
@@ -117,8 +114,15 @@ class ChoiceModel:
     def count(self, moment: Moment, tools: Sequence[str]) -> None:
         """Count an answer that asks for these tools, and learn no more from it."""
         if not moment.partial:
-            outcomes = dict.fromkeys(tools) or {NO_CALL: None}
-            self.contexts.learn(moment.symbols, outcomes)
+            self.contexts.learn(moment.symbols, self._outcomes(moment, tools))
+
+    def _outcomes(self, moment: Moment, tools: Sequence[str]) -> dict[str, None]:
+        """What an answer with these calls is: tools, and places that named them."""
+        outcomes = dict.fromkeys(tools) or {NO_CALL: None}
+        for number, tool in enumerate(self._named(moment)):
+            if tool in outcomes:
+                outcomes[_place(number)] = None
+        return outcomes
 
     def merge(self, other: ChoiceModel) -> None:
         """Take in what others learned."""
