@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from headstart import Effect, Tool
 from headstart.effects.sqlalchemy import hold_commits
+from headstart.testing import ScriptedModel
 
 _numbers = itertools.count(1)
 
@@ -26,6 +27,18 @@ def tool_of(function, **options):
 async def until(condition):
     while not condition():  # noqa: ASYNC110 - what threads and servers do has no event
         await anyio.sleep(0.001)
+
+
+class WaitingModel(ScriptedModel):
+    """A model that answers once a seam has held something: a guess came that far."""
+
+    def __init__(self, responses, seam) -> None:
+        super().__init__(responses)
+        self.seam = seam
+
+    async def respond(self, request, on_delta):
+        await until(lambda: self.seam.counts.held)
+        return await super().respond(request, on_delta)
 
 
 class Outside:

@@ -27,9 +27,8 @@ from headstart import (
 from headstart.effects import SeamCounts
 from headstart.effects.sqlalchemy import hold_commits
 from headstart.predictors import RulePredictor, rule
-from headstart.testing import ScriptedModel
 
-from .scene import opened, tool_of, until
+from .scene import WaitingModel, opened, tool_of, until
 
 pytestmark = pytest.mark.real_time
 
@@ -159,7 +158,7 @@ async def test_an_agent_writes_what_its_model_asked_for_once(driver, at, says, r
         made = Tool(post, effect=Effect.GATED)
         guessed = "real" if says == "Post" else "guessed"
         expects = RulePredictor([rule("Go", "post", word=guessed)])
-        model = ScriptedModel([[("post", {"word": "real"})], "Done."], delay=0.1)
+        model = WaitingModel([[("post", {"word": "real"})], "Done."], db.seam)
         result = await Agent(model, [made], predictors=[expects]).run("Go.")
         assert result.text == "Done."
         assert db.outside.rows() == rows

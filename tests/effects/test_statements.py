@@ -23,10 +23,10 @@ from headstart import (
 from headstart.effects import SeamCounts
 from headstart.effects._statements import HeldStatements
 from headstart.predictors import RulePredictor, rule
-from headstart.testing import ScriptedModel, tripwire
+from headstart.testing import tripwire
 
 from .drivers import ASYNC, opened
-from .scene import tool_of, until
+from .scene import WaitingModel, tool_of, until
 
 pytestmark = pytest.mark.real_time
 
@@ -142,7 +142,7 @@ async def test_an_agent_writes_what_its_model_asked_for_once(
         made = Tool(post, effect=Effect.GATED)
         guessed = "real" if says == "right" else "guessed"
         expects = RulePredictor([rule("Go", "post", word=guessed)])
-        model = ScriptedModel([[("post", {"word": "real"})], "Done."], delay=0.1)
+        model = WaitingModel([[("post", {"word": "real"})], "Done."], db.seam)
         result = await Agent(model, [made], predictors=[expects]).run("Go.")
         assert result.text == "Done."
         assert db.outside.rows() == ["real"]
