@@ -76,25 +76,42 @@ def likely_answers(forecast: Sequence[Forecast], limit: int) -> list[LikelyAnswe
         others = math.prod(
             1 - other.probability for other in together if other.tool != calls[0].tool
         )
-        ps = [*(each.probability for each in calls), 0.0]
+        joint = _joint([each.probability for each in calls])
         for count, each in enumerate(calls, 1):
             if count > 1:
-                joint = TOGETHER * (ps[count - 1] - ps[count])
+                all_of_them = (joint[count] - joint[count + 1]) * others
                 answers.append(
-                    LikelyAnswer(calls=tuple(calls[:count]), probability=joint * others)
+                    LikelyAnswer(calls=tuple(calls[:count]), probability=all_of_them)
                 )
             # It is in each of the answers of so many calls, or more, of its tool.
-            alone = ps[count - 1] - TOGETHER * ps[max(count, 2) - 1] * (len(calls) > 1)
-            answers.append(LikelyAnswer(calls=(each,), probability=alone * others))
+            alone = (each.probability - joint[max(count, 2)]) * others
+            answers.append(LikelyAnswer(calls=(each,), probability=alone))
     return sorted(answers, key=lambda answer: -answer.probability)[:limit]
+
+
+def _joint(probabilities: Sequence[float]) -> list[float]:
+    """That the first so many calls of a tool come in one answer, by how many: from 2 on.
+
+    Not less than what must be, whatever they have to do with one another: two calls
+    that are certain come together.
+    """
+    joint, total = [1.0, 1.0], 0.0
+    for count, p in enumerate(probabilities, 1):
+        total += p
+        if count > 1:
+            joint.append(max(TOGETHER * p, total - count + 1))
+    return [*joint, 0.0, 0.0]
 
 
 def in_order(request: ModelRequest, calls: Sequence[Forecast]) -> tuple[Forecast, ...]:
     """Calls of one answer as the model will order them.
 
     That is mostly the order in which what they are about was told: where what only
-    one of them has among its arguments stands in the newest message that has it.
+    one of them has among its arguments stands in the newest message that has it. Calls
+    that are as probable as one another are left in the order in which they were predicted.
     """
+    if len({each.probability for each in calls}) == 1:
+        return tuple(calls)
     values = [_values(each.arguments) for each in calls]
     shared = set[str]().union(
         *(mine & theirs for mine, theirs in itertools.combinations(values, 2))

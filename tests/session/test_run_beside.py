@@ -246,6 +246,19 @@ async def test_calls_of_one_tool_that_may_both_come_are_one_answer_in_the_order_
     assert on.seconds == off.seconds - 0.5 - 1.5
 
 
+async def test_calls_that_are_certain_come_together_as_they_were_predicted():
+    agent = agent_for(
+        [LOOK_7, LOOK_8],
+        "Done.",
+        expects=[],
+        policy=LimitPolicy(min_beside_probability=0.9, max_branches=1),
+        predictors=[Expects(LOOK_7, LOOK_8, probability=1.0)],
+    )
+    off, on = await play_both(agent, "8, 7?")
+    assert on.summary.run_ahead == 1
+    assert on.seconds == off.seconds - 0.5 - 1.5
+
+
 async def test_a_request_beside_one_beside_is_as_probable_as_both_together():
     def agent(probability):
         return agent_for(
