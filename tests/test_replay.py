@@ -303,6 +303,22 @@ def test_the_oracle_proposes_no_read_before_a_write_has_ended(proposals_of):
     assert proposals_of("refund", *range(7)) == [("get_order", "A-1001")]
 
 
+def test_the_oracle_knows_which_read_is_in_the_next_answer():
+    run = run_of(
+        say("user", "Is it 7 or 8?"),
+        ask_for(("a", "look", '{"row": 7}')),
+        answer("a", "No."),
+        ask_for(("b", "look", '{"row": 8}')),
+        answer("b", "Yes."),
+        say("assistant", "It is 8."),
+    )
+    declared = declare_tools({"look": {"effect": "READ"}}, source="x")
+    (look,) = make_tools([run], declared)
+    oracle = OraclePredictor(run, {"look": look})
+    found = anyio.run(oracle.predict, Conversation(messages=run.messages[:1]))
+    assert [(each.probability, each.eventually) for each in found] == [(1, 1), (0, 1)]
+
+
 def test_the_oracle_proposes_no_read_beside_a_write(proposals_of):
     assert proposals_of("move", 0) == []
 

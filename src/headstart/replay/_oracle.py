@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _NOWHERE = "\0"
 
-LATER = 0.4
-"""The probability stated for calls after the next answer: none, that they are in it."""
 LOOKAHEAD = 32
 """So many calls are proposed at a time: a session keeps twice as many that have ended."""
 
@@ -41,13 +39,14 @@ class _Expected:
     among_many: bool
     sources: tuple[frozenset[int], ...]
 
-    def prediction(self, probability: float) -> Prediction:
-        """The call as a prediction."""
+    def prediction(self, *, is_next: bool) -> Prediction:
+        """The call as a prediction: certain to come, in the next answer or later."""
         call = self.recorded.call
         return Prediction(
             tool=call.name,
             arguments=call.arguments,
-            probability=probability,
+            probability=1.0 if is_next else 0.0,
+            eventually=1.0,
             origin="oracle",
         )
 
@@ -94,12 +93,11 @@ class OraclePredictor:
                 break
             if item.beside_write:
                 if item.position == following and not item.among_many:
-                    predictions.append(item.prediction(1.0))
+                    predictions.append(item.prediction(is_next=True))
                 break
             if item.is_known(known):
-                predictions.append(
-                    item.prediction(1.0 if item.position == following else LATER)
-                )
+                is_next = item.position == following
+                predictions.append(item.prediction(is_next=is_next))
         return predictions
 
     @staticmethod
