@@ -9,6 +9,8 @@ Rules of this file:
    that write begins, and none starts while such a write is open. So no launch has to
    be compared with a history of writes when it is adopted.
 4. A launch leaves the pool once: adopted or discarded.
+
+Over 600 lines: what starts a launch and what ends it are read together, by rule 3.
 """
 
 from __future__ import annotations

@@ -334,9 +334,10 @@ class ValuePolicy(LimitPolicy):
     """Admits what is worth it, within the limits of `LimitPolicy`. The default.
 
     A prediction is launched when `p * hidden > (1 - p) * cost`: `p` is its calibrated
-    probability, times that of the turn that it is for; `hidden` what a hit saves, the shorter of the tool's and the model's
-    mean time; `cost` what a miss costs, in seconds that the user would wait for it. What
-    is sealed in the model's stream is as good as certain and only meets the limits.
+    probability, times that of the turn that it is for; `hidden` what a hit saves, the
+    shorter of the tool's and the model's mean time; `cost` what a miss costs, in seconds
+    that the user would wait for it. What is sealed in the model's stream is as good as
+    certain and only meets the limits.
 
     (The rule of a launch's expected value, as in PASTE, arXiv 2603.18897.)
 
