@@ -2398,7 +2398,7 @@ MUTANTS = [
         "a forked process writes to no store",
         "trace:round-trip",
         "store/_trace_file.py",
-        "        if self.process != os.getpid():\n            msg =",
+        "        if writer.process != os.getpid():\n            msg =",
         "        if False:\n            msg =",
         "tests/store/test_files.py",
     ),

@@ -173,6 +173,36 @@ async def test_a_cancelled_block_is_left_once_all_is_written(kind, tmp_path):
 
 
 @KINDS
+async def test_an_event_that_comes_while_the_store_is_closed_is_refused(kind, tmp_path):
+    store = await kind(tmp_path / "traces").__aenter__()
+    stuck = Stuck(store)
+    store.emit(turn(1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.aclose)
+        while not store._writer._closing:  # noqa: ASYNC110 - a thread has no event
+            await anyio.sleep(0.001)
+        with pytest.raises(StoreError):
+            store.emit(turn(2))
+        stuck.gate.set()
+    assert await read_all(kind, tmp_path / "traces") == [turn(1)]
+
+
+@KINDS
+async def test_a_disk_that_stands_still_is_told_and_written_to_later(
+    kind, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("headstart.store._trace_file.GRACE_S", 0.05)
+    store = await kind(tmp_path / "traces").__aenter__()
+    stuck = Stuck(store)
+    store.emit(turn(1))
+    with pytest.raises(StoreError):
+        await store.aclose()
+    stuck.gate.set()
+    await anyio.to_thread.run_sync(store._writer._thread.join)
+    assert await read_all(kind, tmp_path / "traces") == [turn(1)]
+
+
+@KINDS
 async def test_an_error_of_the_block_is_not_hidden_by_a_loss(kind, tmp_path):
     async def divide():
         async with kind(tmp_path / "traces") as store:

@@ -121,13 +121,17 @@ class TraceFile(ABC):
         It takes up to ten seconds when it is cancelled, so that no event is lost.
 
         Raises:
-            StoreError: Events were lost since this was last told.
+            StoreError: Events were lost since this was last told, or the disk still
+                takes its time: what waits is written when it has gone on.
         """
         writer = self._writer
         if writer is None or writer.ended or writer.process != os.getpid():
             return
         with anyio.move_on_after(GRACE_S, shield=True):
             await anyio.to_thread.run_sync(writer.close, abandon_on_cancel=True)
+        if not writer.ended:
+            msg = f"The store {self.path.name!r} still writes after {GRACE_S} s."
+            raise StoreError(msg)
         self._finalizer.detach()
         writer.tell_loss()
 
@@ -155,10 +159,16 @@ class TraceFile(ABC):
         )
 
     def _open_writer(self) -> _Writer:
-        if self._writer is None or self._writer.ended:
+        writer = self._writer
+        if writer is None or writer.ended:
             msg = f"The store {self.path.name!r} is not open: use it in 'async with'."
             raise StoreError(msg)
-        return self._writer
+        if writer.process != os.getpid():
+            msg = (
+                f"The store {self.path.name!r} was opened before a fork: open another."
+            )
+            raise StoreError(msg)
+        return writer
 
     def _told(self, function: Callable[[], T]) -> T:
         try:
@@ -215,10 +225,10 @@ class _Writer:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        if self.process != os.getpid():
-            msg = f"The store {self._name!r} was opened before a fork: open another."
-            raise StoreError(msg)
         with self._changed:
+            if self._closing:  # nobody may look at what waits any more
+                msg = f"The store {self._name!r} is being closed."
+                raise StoreError(msg)
             if len(self._waiting) >= self._limit:
                 self._lose(1, None)
                 return
