@@ -87,7 +87,7 @@ class PredictorDesk:
         self._declined: list[tuple[int, Tool, object]] = []
         self._spans = itertools.count(1)
         self._clerks: list[_Clerk] = []
-        self._speculated: dict[Turn, anyio.CancelScope] = {}
+        self._speculated: dict[Turn, list[anyio.CancelScope]] = {}
         self._asked: _Question | None = None
         self._fingerprints: dict[tuple[str, str], ArgumentsFingerprint] = {}
 
@@ -128,22 +128,21 @@ class PredictorDesk:
             await anyio.lowlevel.checkpoint()
 
     def _ask_ahead(self, question: _Question, group: TaskGroup) -> None:
-        turn = question.turn
-        self.stop(turn)
-        scope = self._speculated[turn] = anyio.CancelScope()
+        self.stop(question.turn)
+        scopes = [anyio.CancelScope() for _ in self._predictors]
+        self._speculated[question.turn] = scopes
 
-        async def ask_all() -> None:
+        async def answer(predictor: Predictor, scope: anyio.CancelScope) -> None:
             with scope:
-                async with anyio.create_task_group() as asking:
-                    for predictor in self._predictors:
-                        asking.start_soon(self._answer, predictor, question, scope)
+                await self._answer(predictor, question, scope)
+            scopes.remove(scope)
 
-        group.start_soon(ask_all, name="headstart predictors ahead")
+        for predictor, scope in zip(self._predictors, scopes, strict=True):
+            group.start_soon(answer, predictor, scope, name="headstart predictor ahead")
 
     def stop(self, turn: Turn) -> None:
         """Ask no more about a speculated turn."""
-        scope = self._speculated.pop(turn, None)
-        if scope is not None:
+        for scope in self._speculated.pop(turn, ()):
             scope.cancel()
 
     def drop(self) -> None:

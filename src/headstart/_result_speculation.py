@@ -182,7 +182,7 @@ class ResultSpeculator(Generic[Response]):
         """Cancel the run and take no more results. Never waits."""
         self._closed = True
         self._results.clear()
-        if self._ran_on is not None:
+        if self._ran_on is not None and not self._done.is_set():
             self._scope.cancel()
 
     async def __aenter__(self) -> Self:
