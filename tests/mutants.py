@@ -433,7 +433,7 @@ MUTANTS = [
         "_turns.py",
         "            if slot is not None and slot.call != call:",
         "            if False:",
-        SIMULATION,
+        "tests/session/test_early_start.py",
     ),
     Mutant(
         "only a complete JSON object is sealed",

@@ -192,6 +192,22 @@ async def test_a_tool_whose_sealed_call_changed_is_not_started_early_again():
         assert session.deps.now - began == 2.0 + 2.0
 
 
+@pytest.mark.requirement("engine:same-effects")
+@pytest.mark.parametrize("tools", [[read()], [write()]])
+async def test_a_sealed_call_that_was_changed_runs_as_it_was_meant(tools):
+    meant = ToolCall("call_0", tools[0].name, '{"row": 9}')
+    model = Stream(
+        (0.5, named(name=tools[0].name)),
+        (1.0, piece(LOOK_7)),
+        calls=(meant,),
+        lasts=2.0,
+    )
+    off, on = await play_both(Agent(model, tools))
+    assert [what for _, what in on.world.effects] == (
+        [] if tools[0].name == "look" else ["change 9"]
+    )
+
+
 async def test_a_model_that_does_not_stream_starts_nothing_early():
     model = ScriptedModel([[("look", LOOK_7)], "Done."], delay=1.0, stream=False)
     off, on = await play_both(Agent(model, [read()]))
