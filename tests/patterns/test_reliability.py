@@ -42,3 +42,10 @@ def test_a_surer_statement_stays_the_surer_one():
 
 def test_what_is_surer_than_all_that_was_seen_is_stated_with_less_than_one_half():
     assert scored(100, share=0.5, stated=0.3).correct("look", 0.97) < 0.5
+
+
+def test_what_was_seen_and_did_not_come_true_makes_nothing_surer():
+    for probability in (0.6, 0.7, 0.8, 0.9, 0.97):
+        failed = scored(4, share=0.0, stated=0.95).correct("look", probability)
+        assert failed <= Reliability().correct("look", probability)
+    assert scored(4, share=1.0, stated=0.95).correct("look", 0.9) > 0.5

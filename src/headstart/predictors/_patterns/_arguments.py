@@ -27,6 +27,7 @@ from ._alike import (
     shared_slots,
     weigh_sources,
 )
+from ._enumerated import enumerated
 from ._explaining import explain, same
 from ._options import describe, gather
 from ._relations import Choice, join, relate
@@ -62,6 +63,8 @@ _RARE = 0.03
 """Sources and signatures seen less often than the commonest are not looked at."""
 _MAX_CONSTANT = 200
 _HALVED_AT = 800.0
+_WORDS_SHARE = 5.0
+"""Many words say little each: together they move as far as so many."""
 
 
 class ArgumentModel:
@@ -75,6 +78,7 @@ class ArgumentModel:
         self.signatures: dict[str, dict[str, float]] = {}
         self.sources: dict[str, dict[str, float]] = {}
         self.weights = Weights(rate=0.1)
+        self.words = Weights(rate=0.08)
         self._familiar = familiar
         self._looked_at: dict[str, tuple[Source, ...]] = {}  # by slot, until it learns
         self._counted: dict[
@@ -180,19 +184,32 @@ class ArgumentModel:
             none = own_weights.total(_NONE) + shared_weights.total(_NONE)
             options = self._find_options(slot, tool, name, moment)
             _score(options, own_weights, shared_weights)
+            self._add_words(own, options, moment)
             if not self._is_known(tool):
                 weigh_sources(options, self._alike(tool, name))
             known = moment.choices[slot] = Choice(own, shared, options, none)
         return known
 
-    def _sources_of(self, tool: str, name: str) -> tuple[Source, ...]:
+    def _add_words(self, own: str, options: Iterable[Option], moment: Moment) -> None:
+        """Add to the scores of constants what the words say that were said last."""
+        scopes = self.words.scopes
+        if scopes:
+            for option in options:
+                if option.item is None:
+                    scope = scopes.get(f"{own}{option.sources[0]}")
+                    if scope is not None:
+                        option.score += scope.total(moment.all_words)
+
+    def _sources_of(self, tool: str, name: str, moment: Moment) -> tuple[Source, ...]:
         """The sources of an argument that are looked at."""
         slot = slot_of(tool, name)
         sources = self._looked_at.get(slot)
         if sources is None:
+            allowed = enumerated(moment.tools.get(tool), name)
             if not self._is_known(tool):
-                return _most_usual(self._alike(tool, name))
-            sources = self._looked_at[slot] = _most_usual(self.sources.get(slot))
+                return _with_constants(_most_usual(self._alike(tool, name)), allowed)
+            sources = _with_constants(_most_usual(self.sources.get(slot)), allowed)
+            self._looked_at[slot] = sources
         return sources
 
     def _is_known(self, tool: str) -> bool:
@@ -211,7 +228,7 @@ class ArgumentModel:
 
     def _is_found(self, tool: str, name: str, moment: Moment) -> bool:
         """Whether there is any value at the sources of an argument."""
-        for source in self._sources_of(tool, name):
+        for source in self._sources_of(tool, name, moment):
             if source.is_constant or moment.newest(source.path):
                 return True
         return False
@@ -219,12 +236,15 @@ class ArgumentModel:
     def _find_options(
         self, slot: str, tool: str, name: str, moment: Moment
     ) -> list[Option]:
-        sources = self._sources_of(tool, name)
+        sources = self._sources_of(tool, name, moment)
         if not sources:
             return []
         limit = MAX_OPTIONS if moment.is_read(tool) else FEW_OPTIONS
         used = moment.used_as(tool, name)
         options = gather(sources, moment, used, MAX_GATHERED)
+        allowed = enumerated(moment.tools.get(tool), name)
+        if allowed:
+            options = [option for option in options if option.written in allowed]
         if len(options) > limit:
             _keep_best(options, limit, self.weights.scope(f"{slot}{moment.mode}"))
         describe(options, moment, used, moment.next_row(tool))
@@ -244,14 +264,15 @@ class ArgumentModel:
             choice = self.choice(tool, name, moment)
             before = names[i - len(chosen) : i]
             together = join(chosen, before, tool, name, moment) if chosen else None
-            right = self._learn_choice(choice, value, together, run)
+            right = self._learn_choice(choice, value, together, moment, run)
             sources = [
                 source
                 for source in explain(value, moment)
                 if not is_dated(source) or self._familiar.note(source, run)
             ]
-            if not sources:
-                sources = self._constant(slot, value, run)
+            allowed = enumerated(moment.tools.get(tool), name)
+            if not sources or allowed:
+                sources += self._constant(slot, value, run, allowed)
             if sources:
                 counts = self.sources.setdefault(slot, {})
                 _count(counts, sources, MAX_SOURCES_KEPT)
@@ -263,7 +284,12 @@ class ArgumentModel:
             chosen = (*chosen, right) if right is not None else ()
 
     def _learn_choice(
-        self, choice: Choice, value: Any, together: Together | None, run: int
+        self,
+        choice: Choice,
+        value: Any,
+        together: Together | None,
+        moment: Moment,
+        run: int,
     ) -> Option | None:
         """Learn which of the options it was; `None` if none of them."""
         options = choice.options
@@ -276,6 +302,9 @@ class ArgumentModel:
         none_exp = math.exp(choice.none - highest)
         divisor = none_exp + sum(exps)
         right = next((o for o in options if same(o.value, value)), None)
+        words: list[str] | None = None  # that constants may be told by
+        if sum([option.item is None for option in options]) > 1:
+            words = self._familiar.choose(moment.all_words, run)
         for option, exp in zip(options, exps, strict=True):
             gradient = exp / divisor - (option is right)
             if abs(gradient) < LEAST_GRADIENT:
@@ -290,17 +319,28 @@ class ArgumentModel:
             self.weights.step(choice.own, features, gradient)
             general = [feature for feature in features if feature[0] != "s"]
             self.weights.step(choice.shared, general, gradient)
+            if words and option.item is None:
+                constant = f"{choice.own}{option.sources[0]}"
+                share = _WORDS_SHARE / max(_WORDS_SHARE, len(words))
+                self.words.step(constant, words, gradient, share=share)
         gradient = none_exp / divisor - (right is None)
         self.weights.step(choice.own, _NONE, gradient)
         self.weights.step(choice.shared, _NONE, gradient)
         return right
 
-    def _constant(self, slot: str, value: Any, run: int) -> list[str]:
-        """A value that nothing explains, once several runs had it."""
+    def _constant(
+        self, slot: str, value: Any, run: int, allowed: tuple[str, ...]
+    ) -> list[str]:
+        """A value that nothing explains: once several runs had it, or if it is allowed.
+
+        What a schema names belongs to no run.
+        """
         try:
             text = json.dumps(value)
         except RecursionError:
             return []
+        if allowed:
+            return [f"={text}"] if text in allowed else []
         if len(text) <= _MAX_CONSTANT and self._familiar.note(f"{slot}={text}", run):
             return [f"={text}"]
         return []
@@ -317,6 +357,7 @@ class ArgumentModel:
                     ours[each] = ours.get(each, 0.0) + count
                 _trim(ours, limit)
         self.weights.merge(other.weights)
+        self.words.merge(other.words)
         self._looked_at.clear()
         self._counted.clear()
 
@@ -401,6 +442,15 @@ def _most_usual(counts: dict[str, float] | None) -> tuple[Source, ...]:
     least = _RARE * max(counts.values())
     best = sorted(counts.items(), key=_by_count)[:MAX_SOURCES]
     return tuple([read_source(name) for name, count in best if count >= least])
+
+
+def _with_constants(
+    sources: tuple[Source, ...], allowed: tuple[str, ...]
+) -> tuple[Source, ...]:
+    """Sources, and the values that a schema allows."""
+    known = {source.name for source in sources}
+    more = [f"={text}" for text in allowed if f"={text}" not in known]
+    return (*sources, *map(read_source, more)) if more else sources
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -41,7 +41,7 @@ class ChoiceModel:
         """The probability that an answer asks for each tool; `NO_CALL` among them."""
         if moment.probabilities is None:
             known = self._familiar.known  # no other word has weights
-            words = [word for word in _described_words(moment) if word in known]
+            words = [word for word in moment.all_words if word in known]
             features = [*_described(moment), *words]
             active = self._active(moment)
             names = [f"{outcome}{moment.mode}" for outcome in active]
@@ -99,7 +99,7 @@ class ChoiceModel:
         for tool in right:
             stated.setdefault(tool, _IMPROBABLE)
         known = _described(moment)
-        familiar = self._familiar.choose(_described_words(moment), run)
+        familiar = self._familiar.choose(moment.all_words, run)
         # Many words say little each: together they move as far as a few features.
         share = _WORDS_SHARE / max(_WORDS_SHARE, len(familiar))
         gradients: dict[str, float] = {}
@@ -141,12 +141,6 @@ def _described(moment: Moment) -> list[str]:
     return moment.features
 
 
-def _described_words(moment: Moment) -> list[str]:
-    if moment.word_features is None:
-        moment.word_features = describe_words(moment)
-    return moment.word_features
-
-
 def describe(moment: Moment) -> list[str]:
     """What is known of a moment beside its context."""
     features = [
@@ -164,16 +158,3 @@ def describe(moment: Moment) -> list[str]:
         given = "h" if moment.asked_now else "j"
         features += [f"{given}:{kind}" for kind in sorted(moment.user_kinds)]
     return features
-
-
-def describe_words(moment: Moment) -> list[str]:
-    """The words that were said last, by whom, and whether something came since."""
-    now = moment.asked_now or moment.idle
-    user, said = ("w", "v") if now else ("x", "y")
-    if moment.partial:
-        return [f"p:{word}" for word in sorted(moment.partial_words)]
-    history = moment.history
-    words = history.said_by(said, moment.last_said)
-    if moment.idle:
-        return words
-    return [*history.said_by(user, moment.last_user), *words]

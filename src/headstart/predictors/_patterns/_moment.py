@@ -88,7 +88,6 @@ class Moment:
         self.stated: dict[str, float] = {}
         self.named: Sequence[str] | None = None
         self.features: list[str] | None = None
-        self.word_features: list[str] | None = None
         self.now = "U" if self.asked_now else "O"
         self.pieces: dict[int, Piece] = {}
         self.beside: dict[int, tuple[Kin, str]] = {}
@@ -272,6 +271,17 @@ class Moment:
             if not self.is_read(call.tool):
                 return call.at
         return -1
+
+    @once
+    def all_words(self) -> list[str]:
+        """The words that were said last, by whom, and whether something came since."""
+        if self.partial:
+            return [f"p:{word}" for word in sorted(self.partial_words)]
+        user, said = ("w", "v") if self.asked_now or self.idle else ("x", "y")
+        words = self.history.said_by(said, self.last_said)
+        if self.idle:
+            return words
+        return [*self.history.said_by(user, self.last_user), *words]
 
     @once
     def asked_words(self) -> frozenset[str]:

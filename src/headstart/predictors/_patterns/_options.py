@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -317,6 +318,7 @@ def describe(
             more.append(feature)
         item = option.item
         if item is None:
+            more.append(_mention_of_constant(option.text, moment))
             continue
         more.append("t:new" if option.at > last_user else "t:old")
         piece = pieces.get(id(item))
@@ -325,6 +327,16 @@ def describe(
         option.piece = piece
         if "~" in item.source:
             more.append(_SPREADS[min(4, option.count)])
+
+
+def _mention_of_constant(text: str, moment: Moment) -> str:
+    """The feature of who said all words of a constant last."""
+    words = _words(text.casefold())[1]
+    return _SAID_BY[
+        bool(words) and words <= moment.user_words,
+        bool(words) and words <= moment.said_words,
+        bool(words) and words <= moment.partial_words,
+    ]
 
 
 def _describe_piece(item: Item, moment: Moment) -> Piece:
@@ -345,6 +357,10 @@ def _describe_piece(item: Item, moment: Moment) -> Piece:
     return Piece(item, mention, features)
 
 
+_SAID_BY = {
+    each: "e:" + "".join([who for who, said in zip("usp", each, strict=True) if said])
+    for each in itertools.product((False, True), repeat=3)
+}
 _SPREADS = [f"p:{count}" for count in range(5)]
 _OVERLAPS = {(a, b): f"o:{a}{b}" for a in range(3) for b in range(3)}
 _SAID = [f"os:{part}" for part in range(3)]

@@ -252,6 +252,7 @@ class PatternPredictor:
             "signatures": write_counts(self._arguments.signatures),
             "sources": write_counts(self._arguments.sources),
             "arguments": write_weights(self._arguments.weights),
+            "constants": write_weights(self._arguments.words),
             "writing": write_counts(self._writing.counts),
             "next": write_weights(self._ranking.next),
             "later": write_weights(self._ranking.later),
@@ -286,6 +287,7 @@ class PatternPredictor:
             sources=read_counts(tables, "sources"),
         )
         read_weights(tables, "arguments", arguments.weights)
+        read_weights(tables, "constants", arguments.words)
         patterns._writing.read(read_counts(tables, "writing"))
         ranking = patterns._ranking
         read_weights(tables, "next", ranking.next)

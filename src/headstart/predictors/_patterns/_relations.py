@@ -100,7 +100,7 @@ class Relations:
             worth: What a relation to them is worth.
             width: How many.
         """
-        apart = worth(_APART[False, False])
+        apart = worth(_APART[False])
         near = self._near(together, worth)
         exps, highest = self._exps, self._highest
         far = max(0.0, self._mass - sum([exps[i] for i in near]))
@@ -122,7 +122,7 @@ class Relations:
 
     def scores(self, together: Together, worth: Worth) -> list[float]:
         """The scores of all options, given the arguments before."""
-        apart = worth(_APART[False, False])
+        apart = worth(_APART[False])
         near = self._near(together, worth)
         return [
             near[i] if i in near else score + apart
@@ -152,12 +152,12 @@ class Relations:
 
 def relate(option: Option, together: Together) -> tuple[str, ...]:
     """How a value stands to those of the arguments before it."""
+    if option.text in together.texts:
+        return _SAME[option.text in together.made]
     here, there = option.places, together.places
     if here.keys().isdisjoint(there):  # most do
-        return _APART[option.text in together.texts, option.text in together.made]
+        return _APART[option.text in together.made]
     features: list[str] = []
-    if option.text in together.texts:
-        features.append("x:same")
     near, row = 99, None
     for place, right in here.items():
         left = there.get(place)
@@ -177,14 +177,10 @@ def relate(option: Option, together: Together) -> tuple[str, ...]:
     return tuple(features)
 
 
-_APART: dict[tuple[bool, bool], tuple[str, ...]] = {
-    (False, False): ("x:apart",),
-    (False, True): ("x:apart", "x:made"),
-    (True, False): ("x:same", "x:apart"),
-    (True, True): ("x:same", "x:apart", "x:made"),
-}
-"""The features of a value that stands nowhere with those before it: whether it is the
-same as one of them, and whether an earlier call had it."""
+_APART = {False: ("x:apart",), True: ("x:apart", "x:made")}
+_SAME = {False: ("x:same",), True: ("x:same", "x:made")}
+"""The features of a value that stands nowhere with those before it, and of one that is
+the same as one of them, by whether an earlier call had it."""
 
 
 class Choice:

@@ -60,7 +60,7 @@ class Reliability:
         return min(
             logistic(odds - self.caution * doubt),
             most if lower == BINS - 1 else max(most, (lower + 1.5) / BINS),
-            (seen + 2 * _UNSEEN) / (seen + 2),
+            (true + 2 * _UNSEEN) / (true + 2),
             _SURE,
         )
 
