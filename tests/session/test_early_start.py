@@ -202,7 +202,7 @@ async def test_a_sealed_call_that_was_changed_runs_as_it_was_meant(tools):
         calls=(meant,),
         lasts=2.0,
     )
-    off, on = await play_both(Agent(model, tools))
+    _, on = await play_both(Agent(model, tools))
     assert [what for _, what in on.world.effects] == (
         [] if tools[0].name == "look" else ["change 9"]
     )
