@@ -52,6 +52,8 @@ def generalise(source: str) -> str:
     """A source without the tool's name; empty if it makes no sense for another tool."""
     if source[:1] in ("=", "["):
         return ""
+    if "|+" in source:
+        return ""
     path, _, change = source.partition("|")
     where, tilde, shape = path.partition("~")
     if shape.startswith("9{"):

@@ -32,6 +32,7 @@ from ._explaining import explain, same
 from ._options import describe, gather
 from ._relations import Choice, join, relate
 from ._sources import is_dated, read_source
+from ._templates import find_templates
 from ._weights import LEAST_GRADIENT, Weights
 
 if TYPE_CHECKING:
@@ -271,8 +272,11 @@ class ArgumentModel:
                 if not is_dated(source) or self._familiar.note(source, run)
             ]
             allowed = enumerated(moment.tools.get(tool), name)
-            if not sources or allowed:
+            explained = bool(sources)
+            if allowed or not explained:
                 sources += self._constant(slot, value, run, allowed)
+            if isinstance(value, str) and not (allowed or explained):
+                sources += self._templates(slot, value, moment, run)
             if sources:
                 counts = self.sources.setdefault(slot, {})
                 _count(counts, sources, MAX_SOURCES_KEPT)
@@ -327,6 +331,12 @@ class ArgumentModel:
         self.weights.step(choice.own, _NONE, gradient)
         self.weights.step(choice.shared, _NONE, gradient)
         return right
+
+    def _templates(self, slot: str, value: str, moment: Moment, run: int) -> list[str]:
+        """How a text that nothing explains is put together, once several runs had it."""
+        found = find_templates(value, moment)
+        noted = self._familiar.choose([f"{slot}<{each}" for each in found], run)
+        return [each[len(slot) + 1 :] for each in noted]
 
     def _constant(
         self, slot: str, value: Any, run: int, allowed: tuple[str, ...]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ._rows import NO_ROW
 from ._sources import change, wrap
 from ._spans import outline, stems
+from ._templates import is_template, put_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -205,6 +206,7 @@ def _gather_values(
     limit: int,
 ) -> None:
     name, how, steps = source.name, source.change, source.steps
+    templated = is_template(how)
     taken = 0
     for order, (at, segment) in enumerate(segments):
         age = min(order, 3)
@@ -215,7 +217,12 @@ def _gather_values(
             )
         for item in segment:
             value, text = item.value, item.text
-            if how:
+            if templated:
+                put = put_together(how, item, at, moment)
+                if put is None:
+                    continue
+                value = text = put
+            elif how:
                 changed = change(value, how, moment.year if ":" in how else "")
                 if changed is None:
                     continue

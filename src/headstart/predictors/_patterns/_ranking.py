@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ._reliability import Reliability
+from ._sources import shown
 from ._weights import LEAST_GRADIENT, Weights, logistic, logit
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ class Candidate:
         self.next = 0.0
         self.later = 0.0
         sources = [option.sources[0] for option in chosen]
-        shown = ["=" if source[0] == "=" else source for source in sources]
-        self.origin = ",".join(shown)[:100]
+        self.origin = ",".join(map(shown, sources))[:100]
 
 
 @functools.lru_cache(maxsize=1_024)

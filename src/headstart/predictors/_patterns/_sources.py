@@ -1,7 +1,7 @@
 """Sources: names for kinds of places that values of arguments come from.
 
 A source is a name for a kind of place (see `Item.source`), with how the value is changed
-behind a `|`. `=` stands for a constant, and `[*]` before a source for a list of all its
+behind a `|`: a name of `CHANGES`, a form of dates, or a template (see `_templates`). `=` stands for a constant, and `[*]` before a source for a list of all its
 values. Steps before a source say in what one of its values is wrapped, the outermost
 first: `[1]` in a list of one, `[1,"path"]` in a list of one object with one field.
 """
@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._dates import FORMS, write_date
+from ._templates import is_template, paths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +99,11 @@ class Source:
             if all(each == 1 or isinstance(each, str) for each in read):
                 self.steps, self.path = tuple(read), name[end:]
         place, _, change = self.path.rpartition("|")
-        if place and (change in CHANGES or change.partition(":")[0] in FORMS):
+        if place and (
+            change in CHANGES
+            or change.partition(":")[0] in FORMS
+            or is_template(change)
+        ):
             self.path, self.change = place, change
 
 
@@ -135,7 +140,21 @@ def wrap(steps: Sequence[int | str], value: Any) -> Any:
 
 def is_own(source: str) -> bool:
     """Whether nobody else can plant a source's values: they are the model's own."""
-    return source[0] == "=" or bool(_OWN.match(read_source(source).path))
+    if source[0] == "=":
+        return True
+    read = read_source(source)
+    paths = (
+        [read.path, *paths_of(read.change)] if is_template(read.change) else [read.path]
+    )
+    return all(map(_OWN.match, paths))
+
+
+def shown(source: str) -> str:
+    """A source without anything that an argument holds word for word."""
+    if source[0] == "=":
+        return "="
+    read = read_source(source)
+    return f"{read.path}|+" if is_template(read.change) else source
 
 
 def is_dated(source: str) -> bool:
