@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 16
 """Of an argument that may be one of more, nothing is said."""
-_DEEP = 4
+_DEEP = 3
 """Schemas within each other that are looked at."""
 
 
@@ -28,7 +28,9 @@ def enumerated(tool: Tool | None, name: str) -> tuple[str, ...]:
     if not isinstance(properties, dict):
         return ()
     found = _values(cast("dict[str, Any]", properties).get(name), schema, 0)
-    written = tuple(dict.fromkeys(map(json.dumps, found or ())))
+    if not found or any(isinstance(each, dict | list) for each in found):
+        return ()
+    written = tuple(dict.fromkeys(map(json.dumps, found)))
     return written if len(written) <= MAX_VALUES else ()
 
 
@@ -37,9 +39,11 @@ def _values(schema: object, root: dict[str, Any], depth: int) -> list[Any] | Non
     if not isinstance(schema, dict) or depth > _DEEP:
         return None
     fields = cast("dict[str, Any]", schema)
-    if isinstance(fields.get("enum"), list):
-        return [each for each in fields["enum"] if not isinstance(each, dict | list)]
-    if "const" in fields and not isinstance(fields["const"], dict | list):
+    listed: object = fields.get("enum")
+    if isinstance(listed, list):
+        values = cast("list[Any]", listed)
+        return values if len(values) <= MAX_VALUES else None
+    if "const" in fields:
         return [fields["const"]]
     kind = fields.get("type")
     if kind == "boolean":
@@ -56,12 +60,12 @@ def _values(schema: object, root: dict[str, Any], depth: int) -> list[Any] | Non
             return _values(named, root, depth + 1)
         return None
     kinds: object = fields.get("anyOf", fields.get("oneOf"))
-    if not isinstance(kinds, list):
+    if not isinstance(kinds, list) or len(cast("list[object]", kinds)) > MAX_VALUES:
         return None
     found: list[Any] = []
     for each in cast("list[object]", kinds):
         inner = _values(each, root, depth + 1)
-        if inner is None:
+        if not inner or len(found) > MAX_VALUES:
             return None
         found += inner
     return found
