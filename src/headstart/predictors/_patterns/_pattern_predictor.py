@@ -324,15 +324,14 @@ class PatternPredictor:
 
     def _find_candidates(self, moment: Moment) -> list[Candidate]:
         found: list[tuple[float, float, str, float, Chosen, tuple[str, ...]]] = []
+        best: list[float] = []  # the scores of the best, as a heap
         fresh: dict[str, int] = {}
         writes = 0
         probable = self._choices.probabilities(moment).items()
         for tool, tool_p in sorted(probable, key=lambda pair: -pair[1]):
             base = logit(tool_p)
-            if len(found) >= MAX_CANDIDATES:
-                best = heapq.nlargest(MAX_CANDIDATES, [each[0] for each in found])
-                if best[-1] >= base:
-                    break  # what is less probable comes in no case among the best
+            if len(best) == MAX_CANDIDATES and best[0] >= base:
+                break  # what is less probable comes in no case among the best
             floor = LEAST_READ if moment.is_read(tool) else LEAST_OTHER
             if tool == NO_CALL or tool_p < floor:
                 continue
@@ -347,7 +346,12 @@ class PatternPredictor:
             ):
                 if guarded and any(not is_own(o.sources[0]) for o in chosen):
                     continue
-                found.append((base + log_p, tool_p, tool, log_p, chosen, names))
+                score = base + log_p
+                found.append((score, tool_p, tool, log_p, chosen, names))
+                if len(best) < MAX_CANDIDATES:
+                    heapq.heappush(best, score)
+                else:
+                    heapq.heappushpop(best, score)
                 fresh[tool] = fresh.get(tool, 0) + any(o.fresh for o in chosen)
         found.sort(key=lambda each: -each[0])
         candidates: list[Candidate] = []

@@ -14,6 +14,8 @@ _PRIOR = 12.0
 _SURE = 0.985
 _UNSEEN = 0.45
 """What is stated at most where nothing like it was seen: less than of a coin."""
+_UNBOUND = 1.5 / BINS
+"""What is below any bound but that of the last bin."""
 _KNOWN = 4.0
 """What is known of log-odds before anything was seen, as the inverse of a variance."""
 
@@ -43,10 +45,7 @@ class Reliability:
         bins = self.bins.get(tool)
         if bins is None:
             return min(stated, _UNSEEN)
-        place = min(max(stated * BINS - 0.5, 0.0), BINS - 1.0)
-        lower = int(place)
-        upper = min(lower + 1, BINS - 1)
-        share = place - lower
+        lower, upper, share = _between(stated)
         table = self._tables.get(tool)
         if table is None:
             table = self._tables[tool] = _Table(bins)
@@ -55,10 +54,13 @@ class Reliability:
         held = logistic(odds)
         near = bins[lower][0] * (1 - share) + bins[upper][0] * share
         doubt = 1 / math.sqrt(near * held * (1 - held) + _KNOWN)
+        cautious = logistic(odds - self.caution * doubt)
+        if cautious <= _UNBOUND and lower < BINS - 1:
+            return cautious
         seen, true = table.seen[lower], table.true[lower]
         most = (true + 2 * _UNSEEN) / (seen + 2)
         return min(
-            logistic(odds - self.caution * doubt),
+            cautious,
             most if lower == BINS - 1 else max(most, (lower + 1.5) / BINS),
             (true + 2 * _UNSEEN) / (true + 2),
             _SURE,
@@ -84,6 +86,17 @@ class Reliability:
             ours = self.bins.setdefault(name, [[0.0, 0.0, 0.0] for _ in range(BINS)])
             for mine, entry in zip(ours, theirs, strict=True):
                 mine[:] = [a + b for a, b in zip(mine, entry, strict=True)]
+
+
+def _between(stated: float) -> tuple[int, int, float]:
+    """The bins that a stated probability stands between, and how far from the first."""
+    place = stated * BINS - 0.5
+    if place <= 0:
+        return 0, 1, 0.0
+    lower = int(place)
+    if lower >= BINS - 1:
+        return BINS - 1, BINS - 1, 0.0
+    return lower, lower + 1, place - lower
 
 
 class _Table:
