@@ -1,9 +1,10 @@
 """Sources: names for kinds of places that values of arguments come from.
 
 A source is a name for a kind of place (see `Item.source`), with how the value is changed
-behind a `|`: a name of `CHANGES`, a form of dates, or a template (see `_templates`). `=` stands for a constant, and `[*]` before a source for a list of all its
-values. Steps before a source say in what one of its values is wrapped, the outermost
-first: `[1]` in a list of one, `[1,"path"]` in a list of one object with one field.
+behind a `|`: a name of `CHANGES`, a form of dates, or a template (see `_templates`). `=`
+stands for a constant, and `[*]` before a source for a list of all its values. Steps
+before a source say in what one of its values is wrapped, the outermost first: `[1]` in a
+list of one, `[1,"path"]` in a list of one object with one field.
 """
 
 from __future__ import annotations
@@ -143,10 +144,7 @@ def is_own(source: str) -> bool:
     if source[0] == "=":
         return True
     read = read_source(source)
-    paths = (
-        [read.path, *paths_of(read.change)] if is_template(read.change) else [read.path]
-    )
-    return all(map(_OWN.match, paths))
+    return all(map(_OWN.match, (read.path, *paths_of(read.change))))
 
 
 def shown(source: str) -> str:

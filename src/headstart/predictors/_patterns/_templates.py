@@ -42,12 +42,14 @@ _TOKEN = re.compile(r"[^\W_]+|[\W_]")
 
 def is_template(how: str) -> bool:
     """Whether a change puts together."""
-    return how[:1] == _MARK and read_template(how) is not None
+    return read_template(how) is not None
 
 
 @functools.lru_cache(maxsize=4_096)
 def read_template(how: str) -> tuple[Part, ...] | None:
-    """What stands in a row; `None` if that cannot be read."""
+    """What stands in a row; `None` for another change, and for what cannot be read."""
+    if how[:1] != _MARK:
+        return None
     try:
         read: object = json.loads(how[1:])
     except (ValueError, RecursionError):
@@ -67,7 +69,7 @@ def read_template(how: str) -> tuple[Part, ...] | None:
 
 
 def paths_of(how: str) -> list[str]:
-    """Where the other values of a template come from."""
+    """Where the other values of a template come from; nowhere for another change."""
     return [each[0] for each in read_template(how) or () if isinstance(each, tuple)]
 
 
@@ -109,11 +111,7 @@ def find_templates(text: str, moment: Moment) -> list[str]:
     """The sources of a text that is put together of values and of what stands between."""
     if not 2 * _LEAST <= len(text) <= MAX_CHARACTERS:
         return []
-    pieces = _find_pieces(text, moment)
-    held = [each for each in pieces if not isinstance(each, str)]
-    if not held:
-        return []
-    return list(islice(_templates(pieces), MAX_TEMPLATES))
+    return list(islice(_templates(_find_pieces(text, moment)), MAX_TEMPLATES))
 
 
 def _templates(pieces: Sequence[str | list[str]]) -> Iterator[str]:
@@ -139,10 +137,11 @@ def _templates(pieces: Sequence[str | list[str]]) -> Iterator[str]:
 def _find_pieces(text: str, moment: Moment) -> list[str | list[str]]:
     """A text in pieces: those that stand elsewhere as kinds of places, and the others."""
     tokens = [match.span() for match in islice(_TOKEN.finditer(text), _MAX_TOKENS + 1)]
-    if len(tokens) > _MAX_TOKENS:
+    folded = text.casefold()
+    if len(tokens) > _MAX_TOKENS or len(folded) != len(text):
         return [text]
     found: dict[int, tuple[int, list[str]]] = {}  # by start: the end, and the paths
-    _find_values(text, text.casefold(), tokens, moment, found)
+    _find_values(text, folded, tokens, moment, found)
     pieces: list[str | list[str]] = []
     done = 0
     for start, (end, paths) in sorted(found.items()):
@@ -163,7 +162,7 @@ def _find_values(
     found: dict[int, tuple[int, list[str]]],
 ) -> None:
     """Find the longest value in a stretch of tokens, and then beside it."""
-    if len(found) >= _MAX_VALUES or len(folded) != len(text):
+    if len(found) >= _MAX_VALUES:
         return
     known = moment.history.read().by_text
     for count in range(len(tokens), 0, -1):
