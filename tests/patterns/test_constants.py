@@ -89,6 +89,19 @@ def test_a_value_that_the_tool_allows_need_not_have_been_seen():
     assert calls[0] == ("list_orders", {"state": "closed"})
 
 
+def test_a_schema_that_changes_allows_other_values_at_once():
+    patterns = taught("list_orders", "state", SAID)
+    run = Run().user("Which orders are lost?")
+    assert expected(patterns, run, tools=TOOLS)
+
+    @tool(effect=Effect.READ, name="list_orders")
+    def newer(state: Literal["open", "closed", "late", "lost"]) -> str:
+        return state
+
+    tools = {**TOOLS, "list_orders": newer}
+    assert expected(patterns, run, tools=tools)[0] == ("list_orders", {"state": "lost"})
+
+
 @pytest.mark.parametrize("value", PLACES)
 def test_words_tell_constants_that_they_do_not_hold(value: str):
     patterns = PatternPredictor()

@@ -33,7 +33,7 @@ from ._options import describe, gather
 from ._relations import Choice, join, relate
 from ._sources import is_dated, read_source
 from ._templates import find_templates
-from ._weights import LEAST_GRADIENT, Weights
+from ._weights import LEAST_GRADIENT, Weights, share_of_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,8 +64,6 @@ _RARE = 0.03
 """Sources and signatures seen less often than the commonest are not looked at."""
 _MAX_CONSTANT = 200
 _HALVED_AT = 800.0
-_WORDS_SHARE = 5.0
-"""Many words say little each: together they move as far as so many."""
 
 
 class ArgumentModel:
@@ -206,12 +204,13 @@ class ArgumentModel:
         slot = slot_of(tool, name)
         sources = self._looked_at.get(slot)
         if sources is None:
-            allowed = enumerated(moment.tools.get(tool), name)
-            if not self._is_known(tool):
-                return _with_constants(_most_usual(self._alike(tool, name)), allowed)
-            sources = _with_constants(_most_usual(self.sources.get(slot)), allowed)
-            self._looked_at[slot] = sources
-        return sources
+            if self._is_known(tool):
+                sources = _most_usual(self.sources.get(slot))
+                self._looked_at[slot] = sources
+            else:
+                sources = _most_usual(self._alike(tool, name))
+        # Not kept with them: the schema may be another in the next session.
+        return _with_constants(sources, enumerated(moment.tools.get(tool), name))
 
     def _is_known(self, tool: str) -> bool:
         """Whether a tool was called often enough to rely on its own calls alone."""
@@ -325,7 +324,7 @@ class ArgumentModel:
             self.weights.step(choice.shared, general, gradient)
             if words and option.item is None:
                 constant = f"{choice.own}{option.sources[0]}"
-                share = _WORDS_SHARE / max(_WORDS_SHARE, len(words))
+                share = share_of_words(len(words))
                 self.words.step(constant, words, gradient, share=share)
         gradient = none_exp / divisor - (right is None)
         self.weights.step(choice.own, _NONE, gradient)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ._contexts import NO_CALL, ContextCounts
 from ._named import MAX_NAMED, Names, find_named, index_names
 from ._outcome_weights import OutcomeWeights
-from ._weights import LEAST_GRADIENT, logistic, logit
+from ._weights import LEAST_GRADIENT, logistic, logit, share_of_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_OUTCOMES = 10
 """Outcomes that are looked at, of one moment."""
-_WORDS_SHARE, _KNOWN_SHARE = 5.0, 0.3
+_KNOWN_SHARE = 0.3
 _IMPROBABLE = 0.005
 """What the context says at least: words may say more."""
 
@@ -100,15 +100,13 @@ class ChoiceModel:
             stated.setdefault(tool, _IMPROBABLE)
         known = _described(moment)
         familiar = self._familiar.choose(moment.all_words, run)
-        # Many words say little each: together they move as far as a few features.
-        share = _WORDS_SHARE / max(_WORDS_SHARE, len(familiar))
         gradients: dict[str, float] = {}
         for outcome, p in stated.items():
             gradient = p - (outcome in right)
             if abs(gradient) > LEAST_GRADIENT:
                 gradients[f"{outcome}{moment.mode}"] = gradient
         self.weights.step(known, gradients, _KNOWN_SHARE)
-        self.weights.step(familiar, gradients, share)
+        self.weights.step(familiar, gradients, share_of_words(len(familiar)))
         self.count(moment, tools)
 
     def count(self, moment: Moment, tools: Sequence[str]) -> None:

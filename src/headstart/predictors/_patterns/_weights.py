@@ -18,6 +18,7 @@ MAX_FEATURES = 1_500
 """Features of one scope; beyond, those about which least was learned are forgotten."""
 LEAST_GRADIENT = 0.03
 """Examples that were foreseen better than this teach nothing."""
+_WORDS_SHARE = 5.0
 FADING = 0.999
 STEADY = 0.02
 _ZEROS = repeat(0.0)
@@ -117,6 +118,14 @@ class Weights:
 
 
 _NOTHING = Scope()
+
+
+def share_of_words(count: int) -> float:
+    """The share of the usual step of each of so many words.
+
+    Many words say little each: together they move as far as a few features.
+    """
+    return _WORDS_SHARE / max(_WORDS_SHARE, count)
 
 
 def logistic(x: float) -> float:
